@@ -1,0 +1,1 @@
+"""Shared code of the Federated Combiner stack: wire, plumbing, storage, client, command."""
