@@ -1,0 +1,99 @@
+"""Serve one set of handlers under every name a client may call it by.
+
+FEDn's services were published in the package `grpc` up to 0.8 and in `fedn` from 0.9 on, with the same
+messages; ours are in `combiner.v1`. Method kinds and message types come from the descriptors, so a servicer
+is any object with coroutine methods (or async generators, for streamed answers) named like its rpcs.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from fedcombiner.wire.pb import fedn_pb2
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2
+
+OLD_PACKAGE = "grpc"
+NEW_PACKAGE = "fedn"
+OWN_PACKAGE = "combiner.v1"
+
+_WITH_PACKAGE = "__wire_with_package__"
+_RAW = "__wire_raw_messages__"
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Handler = grpc.RpcMethodHandler[Any, Any]
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_KINDS: Mapping[tuple[bool, bool], Callable[..., _Handler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def with_package(method: _Method) -> _Method:
+    """Mark a servicer's method that must know the package it was called in.
+
+    It is then called as `method(request, context, package=...)`; what a package says about the client is the
+    business of `fedcombiner.wire.eras`.
+    """
+    setattr(method, _WITH_PACKAGE, True)
+    return method
+
+
+def raw_messages(method: _Method) -> _Method:
+    """Mark a servicer's method that takes and gives serialized messages as `bytes`."""
+    setattr(method, _RAW, True)
+    return method
+
+
+def add_services(server: grpc.aio.Server, servicers: Mapping[str, object]) -> None:
+    """Register servicers by the short name of their service (`Connector`, `ModelService`, `Jobs`, ...).
+
+    A FEDn service is served as `grpc.X` and as `fedn.X`, one of ours as `combiner.v1.X`. An rpc that the
+    servicer has no method for answers UNIMPLEMENTED, as FEDn's own server does. Servicers must not inherit from
+    the generated base classes, which define every method.
+
+    Raises:
+        KeyError: no proto file defines a service of that name.
+    """
+    for name, servicer in servicers.items():
+        descriptor, packages = _find_service(name)
+        for package in packages:
+            handlers = {method.name: _handler(method, servicer, package) for method in descriptor.methods}
+            server.add_registered_method_handlers(f"{package}.{name}", handlers)
+
+
+def service_names(services: Mapping[str, object]) -> tuple[str, ...]:
+    """Full names under which `add_services` serves these services, for reflection and health."""
+    return tuple(f"{package}.{name}" for name in services for package in _find_service(name)[1])
+
+
+def _find_service(name: str) -> tuple[ServiceDescriptor, tuple[str, ...]]:
+    own = combiner_pb2.DESCRIPTOR.services_by_name
+    if name in own:
+        return own[name], (OWN_PACKAGE,)
+    return fedn_pb2.DESCRIPTOR.services_by_name[name], (OLD_PACKAGE, NEW_PACKAGE)
+
+
+def _handler(method: MethodDescriptor, servicer: object, package: str) -> _Handler:
+    make = _KINDS[method.client_streaming, method.server_streaming]
+    behaviour: Callable[..., Any] = getattr(servicer, method.name, None) or _not_implemented
+    raw = getattr(behaviour, _RAW, False)
+    if getattr(behaviour, _WITH_PACKAGE, False):
+        behaviour = partial(behaviour, package=package)
+    if raw:
+        return make(behaviour)
+    return make(
+        behaviour,
+        request_deserializer=GetMessageClass(method.input_type).FromString,
+        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+    )
+
+
+async def _not_implemented(_request: object, context: _Context) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
