@@ -1,0 +1,324 @@
+"""What the rounds and the servicers need from the state that all replicas share.
+
+One adapter exists, over Redis (`combiner.adapters`); tests and fault injection wrap it. Every method is one atomic step: it either
+happened as a whole or not at all. Methods raise `StateUnavailable` while Redis is away (the step may or may not have happened; every
+step can safely be asked for again), and those that take a `Lease` raise `LeaseLost` when another replica owns the work by now, or
+`Ended` when the job or session has ended meanwhile (cancelled, for instance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from combiner.domain.types import ClientState, Job, Kind, Model, NewJob, Outcome, Presence, Session, State
+
+
+class StateUnavailable(Exception):
+    """Redis does not answer."""
+
+
+class LeaseLost(Exception):
+    """Another replica owns this job or session now."""
+
+
+class Ended(Exception):
+    """The job or session has ended (cancelled, for instance); nothing may be written to it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of this process to work on a job or session. `work` is `job:<id>` or `session:<id>`."""
+
+    work: str
+    token: int
+
+    @property
+    def id(self) -> str:
+        return self.work.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """A lease as anyone can see it. `beat` changes with every renewal; an empty owner means released."""
+
+    work: str  # also `replica:<id>`: the life of a replica
+    owner: str
+    token: int
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    client: str
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request to one client, as a stream delivers it. `data` is JSON text, `raw` a ready message of SendModelUpdateRequest."""
+
+    task_id: str
+    client: str
+    kind: Kind
+    job_id: str
+    session_id: str
+    model_id: str
+    data: str
+    raw: bytes = b""
+
+
+class Verdict(StrEnum):
+    """What became of an answer."""
+
+    RECEIVED = "received"
+    REPEATED = "repeated"  # the very same answer was received before: nothing to do, all is well
+    REJECTED = "rejected"  # with a reason, listed in its job (if it has one)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    verdict: Verdict
+    job_id: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log that all replicas follow. `what` is a word of docs/jobs.md."""
+
+    seq: str
+    what: str
+    job_id: str = ""
+    session_id: str = ""
+    state: str = ""
+    client: str = ""
+    reason: str = ""
+    at_ms: int = 0
+    asked: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    failed: int = 0
+    version: int = 0
+    clients: tuple[str, ...] = ()  # of `tasks`: whose queues have something to deliver
+
+
+class Jobs(Protocol):
+    """The journal of jobs. Every change adds an `Event` to the log in the same atomic step."""
+
+    async def submit(self, job: NewJob) -> Job:
+        """Append to the queue. An id that exists already is answered with the job that is there."""
+
+    async def get(self, job_id: str) -> Job | None: ...
+
+    def list(self, *, session_id: str = "", limit: int = 1000) -> AsyncIterator[Job]:
+        """The newest `limit` jobs, oldest first."""
+
+    async def claim(self, replica: str) -> Lease | None:
+        """Take the next queued job, if fewer than the allowed number run: it is RUNNING then, phase waiting."""
+
+    async def open(self, lease: Lease, asks: Sequence[Ask], timeout_ms: int, task_data: str) -> Job:
+        """Record who is asked and the deadline (Redis time + timeout), and put one task in the queue of each.
+
+        Only the first call counts; a later one (after a crash) changes nothing. `task_data` is the JSON object that each
+        task carries; the adapter adds `_task_id` to it for each client when the task is delivered.
+        """
+
+    async def receive(
+        self, *, client: str, task_id: str, job_id: str, update_id: str, num_examples: int, empty: bool
+    ) -> Received:
+        """An update's bytes are durable: record it, and take its task from the queue.
+
+        The task is found by `task_id`, or (both empty ids allowed) by (client, job_id). Not found or another client's: `not_asked`.
+        Job closed or ended: `late`. This client answered this job before with another update: `duplicate`; with the same one: REPEATED. The object
+        `update_id` was received before, anywhere: `duplicate`. `empty`: a 0-byte upload: the client failed, reason `empty_upload` (verdict RECEIVED).
+        A client that was failed as `client_lost` and answers while the job is open is taken back.
+        """
+
+    async def refuse(self, *, client: str, task_id: str, job_id: str, reason: str, detail: str) -> Received:
+        """Like `receive`, for an answer that is known to be no good (not_uploaded, num_examples): the client is REJECTED."""
+
+    async def answer(self, *, client: str, task_id: str, job_id: str, model_id: str, data: str) -> Received:
+        """The answer to a validation or inference task (no update): recorded once; the client is ACCEPTED.
+
+        `model_id` helps to find the task when the client echoes neither id: the open task of this client on this model.
+        """
+
+    async def accept(self, lease: Lease, client: str) -> None: ...
+
+    async def reject(self, lease: Lease, client: str, reason: str, detail: str) -> None: ...
+
+    async def fail_client(self, *, client: str, task_id: str, job_id: str, reason: str, detail: str) -> bool:
+        """The client will not answer. Only an ASKED one changes; its task leaves the queue. True if it changed."""
+
+    async def close(self, lease: Lease, why: str) -> Job:
+        """No answer is received any more from here on. Open tasks leave the queues. Idempotent."""
+
+    async def commit(self, lease: Lease, model: Model, timings: Mapping[str, float]) -> None:
+        """The one step that makes the aggregate the job's model: registers it and ends the job SUCCEEDED."""
+
+    async def end(
+        self,
+        lease: Lease,
+        state: State,
+        reason: str,
+        *,
+        timings: Mapping[str, float] | None = None,
+        metrics: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """End without a model. `metrics` (client -> name -> value) are recorded at the parent model, with their means."""
+
+    async def cancel(self, job_id: str, reason: str) -> Job | None:
+        """End a queued or running job as CANCELLED, at once. An ended one stays as it is."""
+
+    async def add_unrecorded(self, *, client: str, task_id: str, job_id: str) -> None:
+        """An answer that was confirmed but could not be recorded in time (promise 1)."""
+
+    async def counts(self) -> Mapping[str, int]:
+        """Jobs by state: QUEUED and RUNNING."""
+
+
+class Sessions(Protocol):
+    async def start(self, session: Session) -> Session:
+        """Append to the queue; an id that exists is answered with the session that is there."""
+
+    async def get(self, session_id: str) -> Session | None: ...
+
+    def list(self, *, limit: int = 1000) -> AsyncIterator[Session]: ...
+
+    async def claim(self, replica: str) -> Lease | None: ...
+
+    async def advance(self, lease: Lease, session: Session, job: NewJob | None) -> Session:
+        """Replace the session by `session` if it is still at `session.version`, and submit `job` in the same step.
+
+        Returns the session with its new version. If the version differs, nothing happens and `Conflict` is raised.
+        An ended state releases the lease and wakes the next session.
+        """
+
+    async def cancel(self, session_id: str, reason: str) -> Session | None:
+        """Ends the session and its current job, at once."""
+
+
+class Conflict(Exception):
+    """The record changed meanwhile; read it again."""
+
+
+class Models(Protocol):
+    async def register(self, model: Model) -> Model:
+        """An id that is registered already keeps its first record."""
+
+    async def get(self, model_id: str) -> Model | None: ...
+
+    async def newest(self) -> Model | None:
+        """The newest global model: the last one that a job committed, else the last one put."""
+
+    def list(self, *, session_id: str = "", limit: int = 1000) -> AsyncIterator[Model]: ...
+
+
+class View(StrEnum):
+    """Which tasks a stream shows: ModelUpdateRequestStream, ModelValidationRequestStream, TaskStream."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    stream_id: str  # unique; starts with the replica's id and a colon
+    client: str
+    view: View
+    era: str
+
+
+class Roster(Protocol):
+    """Who is there. Times are taken from Redis, never from this process."""
+
+    async def beat(self, clients: Mapping[str, str]) -> None:
+        """client -> era: all of these were heard of just now."""
+
+    async def opened(self, stream: Stream) -> None:
+        """Also counts as a beat. Adds a `client` event if somebody waits for clients."""
+
+    async def closed(self, stream: Stream, *, by_us: bool) -> None:
+        """Tasks delivered to it go back to the queue; a delivery that our side cut is not counted.
+
+        A task that was delivered `max_deliveries` times fails its client as client_lost.
+        """
+
+    async def active(self, view: View) -> list[str]:
+        """Clients with a stream that shows such tasks, heard of within the client window; sorted by name."""
+
+    async def presence(self, clients: Sequence[str]) -> list[Presence]: ...
+
+    def list(self, *, all: bool = False) -> AsyncIterator[Presence]: ...
+
+    async def want_clients(self, job_id: str, wanted: bool) -> None:
+        """While somebody wants clients, `opened` adds `client` events to the log."""
+
+    async def forget_replica(self, replica: str) -> None:
+        """A dead replica's streams are closed as if our side had cut them. Idempotent."""
+
+
+class Tasks(Protocol):
+    async def claim(self, streams: Sequence[Stream]) -> list[tuple[Stream, Task]]:
+        """Hand out every queued task of these streams' clients, each to one stream that may show it. Counts a delivery."""
+
+    async def put_raw(self, *, client: str, kind: Kind, task_id: str, raw: bytes) -> bool:
+        """A message of SendModelUpdateRequest for `client`, without a job. At most 100 a client: the oldest goes. False: no such client."""
+
+
+class Leases(Protocol):
+    async def renew(self, replica: str, leases: Sequence[Lease]) -> tuple[list[Lease], list[LeaseView]]:
+        """Renew these and the replica's own life. Returns those that were lost, and all leases as they are now."""
+
+    async def take_over(self, seen: LeaseView, replica: str) -> Lease | None:
+        """Take work whose lease is still exactly as seen (same token, same beat)."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give the work back to whoever wants it now (drain); adds a `released` event."""
+
+
+class Log(Protocol):
+    def follow(self) -> AsyncIterator[Event]:
+        """Every event from now on, in order; reconnects by itself and misses none.
+
+        If the log was trimmed past our place, an event `resync` comes first: read again whatever you watch.
+        """
+
+    async def statuses(self, entries: Sequence[Mapping[str, str]]) -> None:
+        """Append clients' status messages to a bounded list."""
+
+    async def now_ms(self) -> int:
+        """Redis's clock; also tells whether Redis answers."""
+
+
+class Settings(Protocol):
+    """What `Control.Configure` may change: one table for all replicas."""
+
+    async def get(self) -> Mapping[str, str]: ...
+
+    async def put(self, values: Mapping[str, str]) -> None:
+        """Adds a `settings` event."""
+
+
+class Shared(Protocol):
+    """All of the shared state."""
+
+    jobs: Jobs
+    sessions: Sessions
+    models: Models
+    roster: Roster
+    tasks: Tasks
+    leases: Leases
+    log: Log
+    settings: Settings
+
+
+def outcomes(job: Job) -> tuple[list[Outcome], list[Outcome]]:
+    """Rejected and failed, as they are shown: asked clients first, by name, then the others."""
+    rejected = [Outcome(r.client, r.reason, r.detail) for r in job.of_state(ClientState.REJECTED)]
+    failed = [Outcome(r.client, r.reason, r.detail) for r in job.of_state(ClientState.FAILED)]
+    return rejected + list(job.others), failed
