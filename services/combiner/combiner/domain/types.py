@@ -83,6 +83,7 @@ class ClientRecord:
     num_examples: int = 0
     reason: str = ""
     detail: str = ""
+    at_ms: int = 0  # when it took this state
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class Job:
     ended_ms: int = 0
     deadline_ms: int = 0
     closed: bool = False
+    closed_why: str = ""  # as `Jobs.close` was told
     clients: Mapping[str, ClientRecord] = field(default_factory=dict)
     others: tuple[Outcome, ...] = ()  # answers of clients that were not asked, came late or twice; bounded
     unrecorded: tuple[str, ...] = ()
