@@ -1,7 +1,7 @@
 """Client generations: the only module that knows how FEDn's releases differ in what numbers and bytes mean.
 
-Every number of `Role` and `LogLevel` inside the stack is that of the generated stubs (FEDn 0.20 and later); an
-`Era` translates at the edge. Four eras can be told apart on the wire, and nothing else differs:
+Every number of `Role` and `LogLevel` inside the stack is that of the generated stubs (FEDn 0.20 on);
+an `Era` translates at the edge. Four eras can be told apart on the wire, and nothing else differs:
 
     era   releases       package  task streams    timestamps  numbers   sender role of a client
     0.5   0.5 to 0.7     grpc     one per kind    text        old       0 (WORKER)

@@ -55,8 +55,8 @@ def add_services(server: grpc.aio.Server, servicers: Mapping[str, object]) -> No
     """Register servicers by the short name of their service (`Connector`, `ModelService`, `Jobs`, ...).
 
     A FEDn service is served as `grpc.X` and as `fedn.X`, one of ours as `combiner.v1.X`. An rpc that the
-    servicer has no method for answers UNIMPLEMENTED, as FEDn's own server does. Servicers must not inherit from
-    the generated base classes, which define every method.
+    servicer has no method for answers UNIMPLEMENTED, as FEDn's own server does. Servicers must not inherit
+    from the generated base classes, which define every method.
 
     Raises:
         KeyError: no proto file defines a service of that name.

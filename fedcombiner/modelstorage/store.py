@@ -1,0 +1,165 @@
+"""The port through which models are stored: named, immutable objects that appear only when they are complete.
+
+An adapter (`disk`) must keep these promises, which the contract suite checks:
+
+- An object is seen by nobody before `commit`, whole by everybody after it, and lost by no crash from then on.
+- The first commit of a key wins. A later one changes nothing and answers with what is there.
+- Nothing is left of a writer that did not commit, whatever ended it.
+- A reader of an object that is deleted meanwhile reads on to its end.
+- The memory of a transfer is a few chunks, whatever the object's size.
+"""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal, Protocol, get_args
+
+from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
+
+Kind = Literal["uploads", "models"]
+Buffer = bytes | bytearray | memoryview
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ID_ALLOWED: Final = "1 to 128 letters, digits, '.', '_' and '-', the first one a letter or a digit"
+
+
+def parse_id(text: str, field: str = "id") -> str:
+    """The one check of an id from the wire: what passes is a file name everywhere, and never a path.
+
+    Raises:
+        InvalidArgument: it is not an id; `field` is named in the message.
+    """
+    if not _ID.fullmatch(text):
+        raise InvalidArgument(field, text, _ID_ALLOWED)
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKey:
+    """The name of an object. Clients write `uploads` only; `models` are what the stack has accepted or made.
+
+    Raises:
+        InvalidArgument: the kind or the id is not one.
+    """
+
+    kind: Kind
+    id: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InvalidArgument("kind", self.kind, " or ".join(KINDS))
+        parse_id(self.id)
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What is known of a complete object: size in bytes, sha256 in hex, the time of its commit in UTC."""
+
+    key: ObjectKey
+    size: int
+    sha256: str
+    modified: datetime
+
+
+class ObjectNotFound(NotFound):
+    """There is no complete object of that key."""
+
+    def __init__(self, key: ObjectKey) -> None:
+        super().__init__(f"{key} does not exist")
+        self.key = key
+
+
+class ObjectTooLarge(InvalidArgument):
+    """More bytes were written than the writer may hold. Not retryable, and fatal to no client generation."""
+
+    def __init__(self, key: ObjectKey, max_bytes: int) -> None:
+        super().__init__(str(key), f"more than {max_bytes} bytes", f"at most {max_bytes} bytes")
+        self.key = key
+        self.max_bytes = max_bytes
+
+
+class StoreUnavailable(Unavailable):
+    """The store cannot be reached or does not work for now."""
+
+
+class StoreFull(Unavailable):
+    """No space or quota is left. UNAVAILABLE on the wire: RESOURCE_EXHAUSTED would end FEDn's clients."""
+
+
+class ObjectWriter(Protocol):
+    """One object in the making. One call at a time."""
+
+    async def write(self, data: Buffer) -> None:
+        """Append `data`, which must not change before `commit` has returned.
+
+        Waits while more than a few chunks are under way. An error of an earlier write may show up here.
+
+        Raises:
+            ObjectTooLarge: the object would be larger than `max_bytes`.
+            StoreFull, StoreUnavailable: nothing more can be written; leave the writer.
+        """
+
+    async def commit(self) -> ObjectInfo:
+        """Make the object durable and visible, and answer what is now stored under its key.
+
+        Raises:
+            StoreFull, StoreUnavailable: nothing is stored.
+        """
+
+
+class ModelStore(Protocol):
+    """Where models are. All methods may raise `StoreUnavailable`. Between `start` and `close` only."""
+
+    async def start(self) -> None:
+        """Make the store ready; calling it again after a failure is allowed."""
+
+    async def close(self) -> None:
+        """Give up what the store holds, after all transfers have ended."""
+
+    async def head(self, key: ObjectKey) -> ObjectInfo | None:
+        """What is known of an object, None if it does not exist."""
+
+    def writer(self, key: ObjectKey, *, max_bytes: int) -> AbstractAsyncContextManager[ObjectWriter]:
+        """A writer for `key`. Leaving the context without `commit` leaves nothing behind."""
+
+    def reader(self, key: ObjectKey, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """The object's bytes from `offset` on, in chunks of 1 MiB; close it (`aclosing`) to end early.
+
+        Raises:
+            ObjectNotFound: at the first chunk.
+            StoreUnavailable: at any chunk; reading may be resumed at the offset reached.
+        """
+
+    def local_file(self, key: ObjectKey) -> AbstractAsyncContextManager[Path]:
+        """A readable local file with the object's bytes, for as long as the context and the object last.
+
+        It is not to be changed. Once opened, it stays readable when the object is deleted.
+
+        Raises:
+            ObjectNotFound: the object does not exist.
+        """
+
+    async def copy(self, source: ObjectKey, target: ObjectKey) -> ObjectInfo:
+        """Commit the bytes of `source` as `target` too, past this process if that is possible.
+
+        Raises:
+            ObjectNotFound: the source does not exist.
+            StoreFull: nothing is stored.
+        """
+
+    async def delete(self, key: ObjectKey) -> bool:
+        """Remove an object; False if it does not exist."""
+
+    def list(self, kind: Kind, prefix: str = "") -> AsyncGenerator[ObjectInfo, None]:
+        """The complete objects of a kind whose ids begin with `prefix`, sorted by id."""
+
+    async def ping(self) -> None:
+        """Return if objects can be written and read, else raise `StoreUnavailable`."""
