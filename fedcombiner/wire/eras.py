@@ -82,6 +82,10 @@ class Era:
         level = number + 1 if self.old_numbers else number
         return level if level in fedn_pb2.LogLevel.values() else fedn_pb2.NONE
 
+    def write_log_level(self, level: int) -> int:
+        """The number of a `fedn_pb2.LogLevel` in this era; NONE, which older eras lack, becomes their INFO."""
+        return max(level - 1, 0) if self.old_numbers else level
+
     def is_warning(self, log_level: int) -> bool:
         """Whether a Status says WARNING or ERROR, which is how clients report a failed task."""
         return self.read_log_level(log_level) in (fedn_pb2.WARNING, fedn_pb2.ERROR)
