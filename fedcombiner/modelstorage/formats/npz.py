@@ -1,0 +1,214 @@
+"""Models as npz archives: reading what a model consists of, and checking an update completely before it is
+used.
+
+Memory is a few MiB whatever the size of the model: files are read into small buffers and never mapped,
+because resident mapped pages count as memory of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcombiner.modelstorage.formats.members import PIECE_BYTES, MemberReader, array_name
+from fedcombiner.modelstorage.formats.spec import Block, FormatError, ModelSpec, TensorSpec, quoted
+from fedcombiner.modelstorage.formats.transpose import transpose_file, write_all
+from fedcombiner.modelstorage.formats.writer import NpzWriter, write_model
+from fedcombiner.modelstorage.formats.zipdir import Member, read_members
+
+__all__ = ["MAX_MAGNITUDE", "CheckedUpdate", "NpzWriter", "check_update", "read_spec", "write_model"]
+
+MAX_MAGNITUDE: Final = 2.0**960
+"""Larger float64 values are refused: weighted sums of them could overflow, and a sum that overflowed is
+not exact.
+"""
+
+
+def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """The arrays of an npz file, in file order; reads headers only.
+
+    Raises FormatError (``not_a_model``, ``dtype``, ``shape`` or ``too_large``) when the file is not a plain
+    npz of numeric arrays; OSError when it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        members = read_members(file.fileno())
+        if not members:
+            raise FormatError("not_a_model", "the archive holds no array")
+        return ModelSpec(tuple(MemberReader(file.fileno(), member).tensor for member in members))
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Where the elements of one tensor are, in C order and native byte order."""
+
+    fd: int
+    offset: int
+    dtype: np.dtype[Any]
+    elements: int
+
+
+class CheckedUpdate:
+    """An update in which every byte has been checked; close it to free its scratch file.
+
+    Holds the file open, which must not change meanwhile. May be read any number of times, also from several
+    threads.
+    """
+
+    def __init__(
+        self, parent: ModelSpec, files: tuple[IO[bytes], ...], segments: tuple[_Segment, ...]
+    ) -> None:
+        self.parent: Final = parent
+        self._files = files
+        self._segments = segments
+
+    @property
+    def dtypes(self) -> tuple[np.dtype[Any], ...]:
+        """Dtypes of the update's arrays, in the parent's order."""
+        return tuple(segment.dtype for segment in self._segments)
+
+    def blocks(self, block_elements: int) -> Iterator[Block]:
+        """The elements, tensor by tensor in the parent's order, in C order, in runs of at most
+        ``block_elements``.
+
+        The array of a block has the update's dtype and is valid until the next block is asked for: the
+        buffer is used again.
+        """
+        buffer = bytearray(block_elements * 8)
+        for index, segment in enumerate(self._segments):
+            for start in range(0, segment.elements, block_elements):
+                count = min(block_elements, segment.elements - start)
+                size = segment.dtype.itemsize
+                target = memoryview(buffer)[: count * size]
+                if os.preadv(segment.fd, [target], segment.offset + start * size) != len(target):
+                    raise OSError("the file of a checked update was cut off")
+                yield index, start, np.frombuffer(target, segment.dtype)
+
+    def close(self) -> None:
+        """Close the files; the scratch file vanishes with it. Closing again does nothing."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_update(path: str | os.PathLike[str], parent: ModelSpec, scratch_dir: Path) -> CheckedUpdate:
+    """Decode and check a whole update: names and shapes are the parent's, every value is finite, lengths
+    and CRC-32 are right.
+
+    The dtypes need not be the parent's. Arrays that cannot be read from the file as they are (deflated, in
+    Fortran order, in foreign byte order) are kept in one unnamed scratch file, at most 8 bytes an element
+    (16 for deflated ones in Fortran order). Nothing is inflated beyond what the parent's shapes allow, and
+    nothing is unpickled.
+
+    Raises FormatError with the reason for the first thing found wrong, headers of all arrays before their
+    content; OSError when the file cannot be read or the scratch file cannot be written.
+    """
+    update = open(path, "rb", buffering=0)  # noqa: SIM115  # the CheckedUpdate owns it
+    scratch = tempfile.TemporaryFile(dir=scratch_dir, buffering=0)  # noqa: SIM115
+    try:
+        segments = _Checker(update.fileno(), scratch.fileno()).check(parent)
+    except BaseException:
+        update.close()
+        scratch.close()
+        raise
+    return CheckedUpdate(parent, (update, scratch), segments)
+
+
+class _Checker:
+    def __init__(self, update: int, scratch: int) -> None:
+        self._update = update
+        self._scratch = scratch
+        self._scratch_end = 0
+        self._piece = bytearray(PIECE_BYTES)
+
+    def check(self, parent: ModelSpec) -> tuple[_Segment, ...]:
+        members = {array_name(member): member for member in read_members(self._update)}
+        _check_names(members.keys(), {tensor.name for tensor in parent.tensors})
+        # All headers before any content: a wrong update is mostly found without reading it.
+        for tensor in parent.tensors:
+            _check_shape(MemberReader(self._update, members[tensor.name]).tensor, tensor)
+        return tuple(self._check_payload(members[tensor.name]) for tensor in parent.tensors)
+
+    def _check_payload(self, member: Member) -> _Segment:
+        reader = MemberReader(self._update, member)
+        tensor = reader.tensor
+        foreign = not reader.stored_dtype.isnative
+        transposed = reader.fortran_order and sum(length != 1 for length in tensor.shape) > 1
+        in_place = not member.deflated and not foreign
+        offset = reader.payload_offset if in_place else self._reserve(tensor.nbytes)
+        for start, values in self._pieces(reader):
+            _check_values(tensor, start, values)
+            if not in_place:
+                write_all(self._scratch, values.data.cast("B"), offset + start * tensor.dtype.itemsize)
+        reader.finish()
+        fd = self._update if in_place else self._scratch
+        if transposed:
+            target = self._reserve(tensor.nbytes)
+            transpose_file(fd, offset, self._scratch, target, tensor.shape, tensor.dtype)
+            fd, offset = self._scratch, target
+        return _Segment(fd, offset, tensor.dtype, tensor.elements)
+
+    def _pieces(self, reader: MemberReader) -> Iterator[tuple[int, NDArray[Any]]]:
+        tensor = reader.tensor
+        per_piece = len(self._piece) // tensor.dtype.itemsize
+        for start in range(0, tensor.elements, per_piece):
+            count = min(per_piece, tensor.elements - start)
+            target = memoryview(self._piece)[: count * tensor.dtype.itemsize]
+            reader.readinto(target)
+            values = np.frombuffer(target, tensor.dtype)
+            if not reader.stored_dtype.isnative:
+                values.byteswap(inplace=True)
+            yield start, values
+
+    def _reserve(self, size: int) -> int:
+        offset = self._scratch_end
+        self._scratch_end += size
+        return offset
+
+
+def _check_names(found: Set[str], expected: Set[str]) -> None:
+    missing, surplus = expected - found, found - expected
+    if missing or surplus:
+        parts = [f"missing {quoted(missing)}"] if missing else []
+        parts += [f"not in the parent {quoted(surplus)}"] if surplus else []
+        raise FormatError("names", "array names must be the parent's: " + "; ".join(parts))
+
+
+def _check_shape(found: TensorSpec, expected: TensorSpec) -> None:
+    if found.shape != expected.shape:
+        shapes = f"has shape {str(found.shape)[:200]}, the parent's is {expected.shape}"
+        raise FormatError("shape", f"array {quoted([found.name])} {shapes}")
+
+
+def _check_values(tensor: TensorSpec, start: int, values: NDArray[Any]) -> None:
+    """Refuse NaN, infinities and magnitudes above MAX_MAGNITUDE; ``start`` is the flat index in file order
+    of the first value.
+    """
+    if tensor.dtype.kind != "f":
+        return
+    with np.errstate(invalid="ignore"):
+        # Two reductions see all there is to see: both hand on NaN, and neither needs a temporary array.
+        low, high = float(values.min()), float(values.max())
+    if low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE:
+        return
+    finite = np.isfinite(values)
+    position = int(np.argmin(finite)) if not finite.all() else int(np.argmax(np.abs(values)))
+    value = float(values[position])
+    where = f"array {quoted([tensor.name])} has {value!r} at flat index {start + position}"
+    if not np.isfinite(value):
+        raise FormatError("non_finite", f"{where}, every value must be finite")
+    raise FormatError("too_large", f"{where}, the largest allowed magnitude is 2**960")
