@@ -1,13 +1,13 @@
-"""The gRPC server of a service: its options, its port, and the one interceptor around every handler."""
+"""The gRPC server of a service: its options, its port, its reflection, and how it is stopped."""
 
-import socket
-from collections.abc import Collection, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from fedcombiner.servicekit.errors import StartupError
+from fedcombiner.servicekit.binding import BindError, probe
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
 
 MIB: Final = 1 << 20
@@ -31,10 +31,6 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 
-class BindError(StartupError):
-    """A server cannot listen where its settings say."""
-
-
 def build_server(
     metrics: RpcMetrics,
     *,
@@ -44,12 +40,12 @@ def build_server(
 ) -> grpc.aio.Server:
     """A server that maps errors and counts calls; it must be made inside the running loop.
 
-    `interceptors` run inside ours, so what they raise is mapped too. `unavailable_on_bug` names services
-    (`grpc.Combiner`) whose callers cannot live with INTERNAL: an unexpected error there is UNAVAILABLE.
+    `interceptors` run inside ours, so what their handlers raise is mapped too. `unavailable_on_bug` names
+    services (`grpc.Combiner`) whose callers cannot live with INTERNAL: a bug there is UNAVAILABLE.
 
-    Register services with `add_generic_rpc_handlers`, not with generated `add_*_to_server` functions (or
-    wrap the server in `GenericHandlersOnly`): grpc.aio waits on one future for each *registered* method
-    and goes through all of them on every call.
+    Register services with `add_generic_rpc_handlers` (generated `add_*_to_server` functions through
+    `generic_only`): grpc.aio waits on one future for each method that is *registered* by name, and goes
+    through all of them on every call.
     """
     return grpc.aio.server(
         interceptors=[RpcInterceptor(metrics, unavailable_on_bug), *interceptors],
@@ -57,15 +53,24 @@ def build_server(
     )
 
 
-class GenericHandlersOnly:
-    """A server as generated code sees it, which passes on the generic handlers and drops the same methods
-    when they are registered once more by name; `build_server` says why."""
-
+class _GenericOnly:
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        pass
+        """Drop them: the same methods were added as generic handlers."""
+
+
+def generic_only(server: grpc.aio.Server) -> grpc.aio.Server:
+    """The server for generated `add_*_to_server` functions, without registering methods twice."""
+    return cast(grpc.aio.Server, _GenericOnly(server))
+
+
+def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Serve the descriptors of these services, so that generic tools can list and call them."""
+    servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
+    add_servicer: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    add_servicer(servicer, generic_only(server))
 
 
 def bind(
@@ -79,37 +84,18 @@ def bind(
     """Open the port (0: any free one) and return its number. Raises BindError naming the `setting`."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        _probe(host, port)
+        # gRPC does not say why it cannot listen, and is content with one of several addresses of a name.
+        probe(host, port)
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
     except (OSError, RuntimeError) as error:
-        raise bind_error(host, port, setting, error) from None
-
-
-def bind_error(host: str, port: int, setting: str, error: Exception) -> BindError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return BindError(f"{setting}={port}: cannot listen on {host}:{port}: {reason}")
-
-
-def _probe(host: str, port: int) -> None:
-    """Open and close the port ourselves, because gRPC does not say why it could not, and is content with
-    one of several addresses of a name. Raises OSError."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
-        with socket.socket(family, kind, protocol) as probe:
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            # Two sockets with SO_REUSEADDR may be bound to one port as long as neither listens.
-            probe.listen(1)
+        raise BindError(host, port, setting, error) from None
 
 
 class RpcServer:
-    """A bound server as a component of a `Lifecycle`: stopping lets calls under way end within `grace`
-    seconds, refuses new ones, and cuts the rest off."""
+    """A bound server as a component of a `Lifecycle`: stopping refuses new calls, gives those under way
+    `grace` seconds, and cuts the rest off."""
 
     def __init__(self, server: grpc.aio.Server, *, grace: float) -> None:
         self._server = server

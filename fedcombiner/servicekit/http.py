@@ -1,0 +1,111 @@
+"""HTTP inside the running loop: any ASGI application, and the page of a process for its operators."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from fedcombiner.servicekit.binding import BindError, listen
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.metrics import Metrics
+
+STOP_SECONDS: Final = 2
+
+Section = Callable[[], object]
+
+
+class HttpServer:
+    """An ASGI application on a port, as a component: started and stopped by us, deaf to signals.
+
+    `port` is the real one after the start, also when 0 was asked for.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, *, setting: str = "PORT") -> None:
+        self.host = host
+        self.port = port
+        self._setting = setting
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # The header is renewed by a loop that wakes ten times a second; without it nothing has to run.
+            date_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        config.load()
+        self._server = uvicorn.Server(config)
+        self._server.lifespan = config.lifespan_class(config)
+
+    async def start(self) -> None:
+        """Listen and answer. Raises BindError."""
+        try:
+            self._sockets = listen(self.host, self.port)
+        except OSError as error:
+            raise BindError(self.host, self.port, self._setting, error) from None
+        self.port = self._sockets[0].getsockname()[1]
+        # Not serve(): that takes over the signals of the process and waits in a loop of its own.
+        await self._server.startup(sockets=self._sockets)
+
+    async def stop(self) -> None:
+        """Close the port; requests under way get two seconds."""
+        await self._server.shutdown(sockets=self._sockets)
+
+
+def operations_app(
+    *,
+    service: str,
+    version: str,
+    metrics: Metrics,
+    health: Health,
+    sections: Mapping[str, Section] | None = None,
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """`/metrics`, `/healthz` (the loop runs), `/readyz` (this process answers clients: 200, else 503) and
+    `/statusz`: JSON with one entry for each of `sections`, whose values are called at each request and
+    must not wait. `routes` are the service's own."""
+    begun = time.monotonic()
+
+    async def show_metrics(request: Request) -> Response:
+        body, content_type = metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_request: Request) -> Response:
+        state = health.readiness
+        return PlainTextResponse(f"{state.state}\n", status_code=200 if state.ready else 503)
+
+    async def statusz(_request: Request) -> Response:
+        status: dict[str, object] = {
+            "service": service,
+            "version": version,
+            "uptime_seconds": round(time.monotonic() - begun, 3),
+            "readiness": health.readiness.state,
+            "backends": health.backends.snapshot(),
+        }
+        return _IndentedJson(status | {name: section() for name, section in (sections or {}).items()})
+
+    return Starlette(
+        routes=[
+            Route("/metrics", show_metrics),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/statusz", statusz),
+            *routes,
+        ]
+    )
+
+
+class _IndentedJson(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return (json.dumps(content, indent=2, default=str) + "\n").encode()
