@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import os
 import tokenize
-
 from typing import Any, Final, Protocol
 
 import numpy as np
 from isal import isal_zlib
-from isal.igzip_lib import IsalError
 from numpy.lib import format as npy
 
 from fedcombiner.modelstorage.formats.spec import READABLE_DTYPES, FormatError, Reason, TensorSpec, quoted
 from fedcombiner.modelstorage.formats.zipdir import Member
+
+_InflateError: Final[type[Exception]] = isal_zlib.error  # not a subclass of zlib.error
 
 PIECE_BYTES: Final = 1 << 20
 _INPUT_BYTES: Final = 256 << 10
@@ -73,7 +73,7 @@ class _Inflated:
                 self._at += len(compressed)
             try:
                 data: bytes = self._inflater.decompress(compressed, limit)
-            except IsalError as error:
+            except _InflateError as error:
                 raise FormatError(
                     "not_a_model", f"entry {self._shown} cannot be inflated: {error}"
                 ) from error
