@@ -835,20 +835,18 @@ class Client(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     TRAINER_FIELD_NUMBER: _builtins.int
     VALIDATOR_FIELD_NUMBER: _builtins.int
-    LAST_SEEN_FIELD_NUMBER: _builtins.int
+    SEEN_SECONDS_AGO_FIELD_NUMBER: _builtins.int
     ERA_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     active: _builtins.bool
     trainer: _builtins.bool
     validator: _builtins.bool
-    last_seen: _builtins.float
+    seen_seconds_ago: _builtins.float
+    """heard of; -1: never"""
     era: _builtins.str
     """the wire generation: 0.6, 0.8, 0.11, 0.20, ..."""
     streams: _builtins.int
-    status: _builtins.str
-    """idle, training, validating"""
     def __init__(
         self,
         *,
@@ -856,14 +854,13 @@ class Client(_message.Message):
         active: _builtins.bool = ...,
         trainer: _builtins.bool = ...,
         validator: _builtins.bool = ...,
-        last_seen: _builtins.float = ...,
+        seen_seconds_ago: _builtins.float = ...,
         era: _builtins.str = ...,
         streams: _builtins.int = ...,
-        status: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "client", b"client", "era", b"era", "last_seen", b"last_seen", "status", b"status", "streams", b"streams", "trainer", b"trainer", "validator", b"validator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "client", b"client", "era", b"era", "seen_seconds_ago", b"seen_seconds_ago", "streams", b"streams", "trainer", b"trainer", "validator", b"validator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
