@@ -2,9 +2,9 @@
 
 Each process works in a directory of its own under the root and holds an flock on a file in it for as long as
 it lives; the kernel drops the lock however the process ends. So a directory whose lock can be taken belongs
-to nobody. Directories are made, locked and removed only under the root's own lock: otherwise a starting process
-could take the directory that another one has made and not locked yet. Process ids and ages would not do: ids
-are reused and mean nothing across containers, and a slow upload may be old.
+to nobody. Directories are made, locked and removed only under the root's own lock: otherwise a starting
+process could take the directory that another one has made and not locked yet. Process ids and ages would not
+do: ids are reused and mean nothing across containers, and a slow upload may be old.
 """
 
 import fcntl

@@ -83,7 +83,7 @@ class Era:
         return level if level in fedn_pb2.LogLevel.values() else fedn_pb2.NONE
 
     def write_log_level(self, level: int) -> int:
-        """The number of a `fedn_pb2.LogLevel` in this era; NONE, which older eras lack, becomes their INFO."""
+        """The number of a `fedn_pb2.LogLevel` in this era; NONE, which old ones lack, becomes their INFO."""
         return max(level - 1, 0) if self.old_numbers else level
 
     def is_warning(self, log_level: int) -> bool:

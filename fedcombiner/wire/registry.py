@@ -7,7 +7,7 @@ is any object with coroutine methods (or async generators, for streamed answers)
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -24,8 +24,8 @@ OWN_PACKAGE = "combiner.v1"
 _WITH_PACKAGE = "__wire_with_package__"
 _RAW = "__wire_raw_messages__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
-_Handler = grpc.RpcMethodHandler[Any, Any]
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _KINDS: Mapping[tuple[bool, bool], Callable[..., _Handler]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -61,16 +61,28 @@ def add_services(server: grpc.aio.Server, servicers: Mapping[str, object]) -> No
     Raises:
         KeyError: no proto file defines a service of that name.
     """
+    handlers = {}
     for name, servicer in servicers.items():
         descriptor, packages = _find_service(name)
         for package in packages:
-            handlers = {method.name: _handler(method, servicer, package) for method in descriptor.methods}
-            server.add_registered_method_handlers(f"{package}.{name}", handlers)
+            for method in descriptor.methods:
+                handlers[f"/{package}.{name}/{method.name}"] = _handler(method, servicer, package)
+    server.add_generic_rpc_handlers((_Services(handlers),))
 
 
 def service_names(services: Mapping[str, object]) -> tuple[str, ...]:
     """Full names under which `add_services` serves these services, for reflection and health."""
     return tuple(f"{package}.{name}" for name in services for package in _find_service(name)[1])
+
+
+class _Services(grpc.GenericRpcHandler):
+    """All methods in one look-up. If each were registered, grpc.aio would go through all of them per call."""
+
+    def __init__(self, handlers: Mapping[str, _Handler]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler | None:
+        return self._handlers.get(handler_call_details.method)
 
 
 def _find_service(name: str) -> tuple[ServiceDescriptor, tuple[str, ...]]:

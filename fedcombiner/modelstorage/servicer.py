@@ -1,0 +1,193 @@
+"""FEDn's ModelService in front of a model store.
+
+Chunks pass as raw bytes, one at a time: the next one is read when the store has taken the last, and written
+when the peer has taken the last, so flow control reaches through from disk to peer and back. INTERNAL,
+RESOURCE_EXHAUSTED and FAILED_PRECONDITION never come from here, because they end FEDn's clients.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
+
+import grpc.aio
+import structlog
+
+from fedcombiner.modelstorage.store import (
+    Buffer,
+    ModelStore,
+    ObjectInfo,
+    ObjectKey,
+    ObjectNotFound,
+    ObjectTooLarge,
+    ObjectWriter,
+    StoreUnavailable,
+)
+from fedcombiner.modelstorage.upload import UploadProtocol, decode
+from fedcombiner.servicekit.backoff import Backoff, retry
+from fedcombiner.servicekit.errors import InvalidArgument, Unavailable
+from fedcombiner.wire.chunks import encode_response
+from fedcombiner.wire.pb.fedn_pb2 import FAILED, IN_PROGRESS, OK
+from fedcombiner.wire.registry import raw_messages
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+_Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+_RECEIVED: Final = "Got model successfully."
+
+
+@dataclass(frozen=True)
+class TransferLimits:
+    """What a ModelService spends on its peers.
+
+    Attributes:
+        max_bytes: size of the largest model that is taken.
+        max_transfers: how many transfers run at once, both ways together; more wait in the order they came,
+            with no more of their data taken than HTTP/2 flow control lets through.
+        idle_timeout: seconds after which a peer that neither sends nor takes a chunk is cut off.
+        store_timeout: seconds that a transfer waits for a store that is away.
+    """
+
+    max_bytes: int = 2 << 30
+    max_transfers: int = 16
+    idle_timeout: float = 60.0
+    store_timeout: float = 30.0
+
+
+def _uncounted(_bytes: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TransferMeter:
+    """Is told of bytes of models as they come in from clients and go out to them."""
+
+    received: Callable[[int], None] = _uncounted
+    sent: Callable[[int], None] = _uncounted
+
+
+class ModelServiceServicer:
+    """Upload into `uploads`, Download from `models` or else from `uploads`.
+
+    Upload answers when the object is durable. An id that is complete already keeps its bytes, and the answer
+    is OK all the same: a client may repeat an Upload whose answer was lost. Whatever else ends a stream,
+    nothing is left of it.
+
+    Download of an id that does not exist, or is not an id, answers FAILED. A model that cannot be read to its
+    end ends with an error, never cleanly: FEDn's clients take a cleanly ended stream for a whole model.
+    """
+
+    def __init__(
+        self, store: ModelStore, limits: TransferLimits | None = None, meter: TransferMeter | None = None
+    ) -> None:
+        self._store = store
+        self._limits = limits or TransferLimits()
+        self._meter = meter or TransferMeter()
+        self._slots = asyncio.Semaphore(self._limits.max_transfers)
+        self._backoff = Backoff()
+
+    @raw_messages
+    async def Upload(self, _requests: object, context: _Context) -> bytes:
+        # The slot comes before the first message: whoever waits for one must not hold a chunk.
+        async with self._slots:
+            protocol = UploadProtocol()
+            data = await self._receive(protocol, context)
+            async with AsyncExitStack() as stack:
+                writer = await self._retried(partial(self._writer, stack, protocol.key))
+                while data is not None:
+                    await writer.write(data)
+                    data = await self._receive(protocol, context)
+                info = await writer.commit()
+        log.info("model received", model_id=info.key.id, size=info.size)
+        return encode_response(info.key.id, OK, message=_RECEIVED)
+
+    @raw_messages
+    async def Download(self, request: bytes, context: _Context) -> None:
+        model_id = decode(request).id
+        async with self._slots:
+            found = await self._send_from_anywhere(model_id, context)
+            await self._in_time(context.write(encode_response(model_id, OK if found else FAILED)))
+
+    async def _receive(self, protocol: UploadProtocol, context: _Context) -> Buffer | None:
+        message = await self._in_time(context.read())
+        if not isinstance(message, bytes):  # grpc.aio.EOF
+            raise protocol.end()
+        data = protocol.feed(message)
+        self._meter.received(len(data or b""))
+        return data
+
+    async def _writer(self, stack: AsyncExitStack, key: ObjectKey) -> ObjectWriter:
+        info = await self._store.head(key)
+        if info:
+            return _Unneeded(info, self._limits.max_bytes)
+        return await stack.enter_async_context(self._store.writer(key, max_bytes=self._limits.max_bytes))
+
+    async def _send_from_anywhere(self, model_id: str, context: _Context) -> bool:
+        try:
+            keys = ObjectKey("models", model_id), ObjectKey("uploads", model_id)
+        except InvalidArgument:
+            return False
+        for key in keys:
+            try:
+                await self._send(key, context)
+            except ObjectNotFound:
+                continue
+            return True
+        return False
+
+    async def _send(self, key: ObjectKey, context: _Context) -> None:
+        """Send all chunks, going on at the same byte when the store has been away in between."""
+        offset = 0
+        while True:
+            chunks, chunk = await self._retried(partial(self._open, key, offset))
+            try:
+                async with aclosing(chunks):
+                    while chunk is not None:
+                        await self._in_time(context.write(encode_response(key.id, IN_PROGRESS, chunk)))
+                        offset += len(chunk)
+                        self._meter.sent(len(chunk))
+                        chunk = await anext(chunks, None)
+                return
+            except StoreUnavailable as error:
+                log.warning("download interrupted", key=str(key), offset=offset, reason=error.message)
+
+    async def _open(self, key: ObjectKey, offset: int) -> tuple[AsyncGenerator[bytes, None], bytes | None]:
+        chunks = self._store.reader(key, offset)
+        try:
+            return chunks, await anext(chunks, None)
+        except ObjectNotFound:
+            if offset:
+                raise Unavailable(f"{key} was removed while it was sent") from None
+            raise
+
+    async def _retried(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        timeout = self._limits.store_timeout
+        return await retry(attempt, on=StoreUnavailable, timeout=timeout, backoff=self._backoff)
+
+    async def _in_time(self, peer: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._limits.idle_timeout):
+                return await peer
+        except TimeoutError:
+            raise Unavailable(f"no progress for {self._limits.idle_timeout:g} s") from None
+
+
+class _Unneeded:
+    """The writer of an object that is complete already: the stream is read to its end, and dropped."""
+
+    def __init__(self, info: ObjectInfo, max_bytes: int) -> None:
+        self._info = info
+        self._left = max_bytes
+        self._max_bytes = max_bytes
+
+    async def write(self, data: Buffer) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            raise ObjectTooLarge(self._info.key, self._max_bytes)
+
+    async def commit(self) -> ObjectInfo:
+        return self._info
