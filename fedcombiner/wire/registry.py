@@ -81,7 +81,7 @@ class _Services(grpc.GenericRpcHandler):
     def __init__(self, handlers: Mapping[str, _Handler]) -> None:
         self._handlers = handlers
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_Handler | None":
         return self._handlers.get(handler_call_details.method)
 
 
