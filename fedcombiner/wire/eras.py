@@ -13,10 +13,13 @@ an `Era` translates at the edge. Four eras can be told apart on the wire, and no
 (`identity`), not per era.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import cast
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -26,6 +29,7 @@ from fedcombiner.wire.registry import OLD_PACKAGE
 
 _ROLES = len(fedn_pb2.Role.values())
 _TEXT_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
+_TIMESTAMP_TAGS = (b"\x08", b"\x10")  # seconds and nanos; control characters, which no text begins with
 
 TRAINING = fedn_pb2.MODEL_UPDATE
 VALIDATION = fedn_pb2.MODEL_VALIDATION
@@ -58,18 +62,18 @@ class Era:
     reads_unknown: bool
 
     @property
-    def combiner_role(self) -> int:
+    def combiner_role(self) -> fedn_pb2.Role.ValueType:
         """The number that `sender.role` of a task must have: clients drop tasks of any other."""
         return self.write_role(fedn_pb2.COMBINER)
 
     @property
-    def client_role(self) -> int:
+    def client_role(self) -> fedn_pb2.Role.ValueType:
         """The number that stands for a client in `receiver.role`."""
         return self.write_role(fedn_pb2.CLIENT)
 
-    def write_role(self, role: int) -> int:
+    def write_role(self, role: fedn_pb2.Role.ValueType) -> fedn_pb2.Role.ValueType:
         """The number of a role in this era."""
-        return (role - 1) % _ROLES if self.old_numbers else role
+        return cast("fedn_pb2.Role.ValueType", (role - 1) % _ROLES) if self.old_numbers else role
 
     def read_role(self, number: int) -> int:
         """The `fedn_pb2.Role` meant by a number of this era; a number without a meaning is OTHER."""
@@ -77,10 +81,12 @@ class Era:
             return fedn_pb2.OTHER
         return (number + 1) % _ROLES if self.old_numbers else number
 
-    def read_log_level(self, number: int) -> int:
+    def read_log_level(self, number: int) -> fedn_pb2.LogLevel.ValueType:
         """The `fedn_pb2.LogLevel` meant by a number of this era; a number without a meaning is NONE."""
         level = number + 1 if self.old_numbers else number
-        return level if level in fedn_pb2.LogLevel.values() else fedn_pb2.NONE
+        if level not in fedn_pb2.LogLevel.values():
+            return fedn_pb2.NONE
+        return cast("fedn_pb2.LogLevel.ValueType", level)
 
     def write_log_level(self, level: int) -> int:
         """The number of a `fedn_pb2.LogLevel` in this era; NONE, which old ones lack, becomes their INFO."""
@@ -137,9 +143,7 @@ def read_timestamp(raw: bytes) -> datetime | None:
 
     Text is local time of an unknown zone and is taken for UTC.
     """
-    if not raw:
-        return None
-    return _read_text(raw) if raw[:1].isdigit() else _read_message(raw)
+    return _read_message(raw) if raw.startswith(_TIMESTAMP_TAGS) else _read_text(raw)
 
 
 def timestamp_text(moment: datetime) -> str:
@@ -150,9 +154,9 @@ def timestamp_text(moment: datetime) -> str:
 def _read_text(raw: bytes) -> datetime | None:
     try:
         moment = datetime.fromisoformat(raw.decode())
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _read_message(raw: bytes) -> datetime | None:
