@@ -5,29 +5,284 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import numpy as np
 
 from fedcombiner.client.arrays import write_arrays
 from fedcombiner.client.errors import ServerUnreachable, rpc_errors
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.patience import Progress
-from fedcombiner.client.transfer import Sink, download, upload
+from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
 from fedcombiner.servicekit.backoff import Backoff, retry
-from fedcombiner.servicekit.errors import Unavailable
+from fedcombiner.servicekit.errors import DeadlineExceeded, Unavailable
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
 
 if TYPE_CHECKING:
-    from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc as stubs
+    from fedcombiner.wire.pb.combiner.v1.combiner_pb2_grpc import (
+        ClientsAsyncStub,
+        JobsAsyncStub,
+        ModelsAsyncStub,
+        SessionsAsyncStub,
+    )
     from fedcombiner.wire.pb.fedn_pb2_grpc import ControlAsyncStub
 
 T = TypeVar("T")
-Event = TypeVar("Event", pb.JobEvent, pb.SessionEvent)
+Config = Mapping[str, object]
 
 ENDED: Final = frozenset({pb.SUCCEEDED, pb.FAILED, pb.CANCELLED})
 _TIMEOUT: Final = 10.0  # seconds an answer may take
+_LOOK_AGAIN: Final = 0.2  # seconds
 _BACKOFF: Final = Backoff(0.2, 3.0)
+_AWAY: Final = (Unavailable, DeadlineExceeded)
+
+
+class OperatorClient:
+    """Typed calls to one combiner. Leave it as a context manager, or `close` it.
+
+    Everything raises `ServerUnreachable` when there is no answer for `patience` seconds (0: at the first
+    failure), and the other classes of `fedcombiner.servicekit.errors` as the server raised them: `NotFound`
+    for an id that is not there, `InvalidArgument` and `FailedPrecondition` for what cannot be done.
+
+    Args:
+        address: `host:port`.
+        token: sent with every call; without TLS anyone on the way can read it.
+    """
+
+    def __init__(self, address: str, *, token: str | None = None, patience: float = 0.0) -> None:
+        self.address = address
+        self._patience = patience
+        self.link = Link(address, metadata=token_metadata(token))
+        self._control: ControlAsyncStub = fedn_pb2_grpc.ControlStub(self.link)
+        self._jobs: JobsAsyncStub = combiner_pb2_grpc.JobsStub(self.link)
+        self._sessions: SessionsAsyncStub = combiner_pb2_grpc.SessionsStub(self.link)
+        self._models: ModelsAsyncStub = combiner_pb2_grpc.ModelsStub(self.link)
+        self._clients: ClientsAsyncStub = combiner_pb2_grpc.ClientsStub(self.link)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self.link.close()
+
+    # Sessions
+
+    async def start_session(
+        self, config: Config | None = None, *, model_id: str = "", session_id: str = ""
+    ) -> pb.Session:
+        """Queue a session on a registered model or a completed upload; on the newest model if none is named.
+
+        `config` has the keys of docs/sessions.md; values are sent as text. Starting again under the same
+        `session_id` answers with the session that is there.
+        """
+        request = pb.StartSessionRequest(
+            session_id=session_id or str(uuid.uuid4()), model_id=model_id, config=_text_values(config or {})
+        )
+        return await self._call(lambda: self._sessions.Start(request, timeout=_TIMEOUT))
+
+    async def get_session(self, session_id: str) -> pb.Session:
+        request = pb.SessionRequest(session_id=session_id)
+        return await self._call(lambda: self._sessions.Get(request, timeout=_TIMEOUT))
+
+    async def list_sessions(self, limit: int = 0) -> list[pb.Session]:
+        """The newest `limit` sessions (0: the server's own limit), oldest first."""
+        return await self._list(lambda: self._sessions.List(pb.ListSessionsRequest(limit=limit)))
+
+    async def cancel_session(self, session_id: str) -> pb.Session:
+        """End a session and its job at once; one that has ended stays as it is."""
+        request = pb.SessionRequest(session_id=session_id)
+        return await self._call(lambda: self._sessions.Cancel(request, timeout=_TIMEOUT))
+
+    async def watch_session(self, session_id: str) -> AsyncGenerator[pb.SessionEvent, None]:
+        """The session as it is, then every change, until it has ended; the last event carries it whole.
+
+        Goes on where the server comes back within the patience: then it is told as it is, anew.
+        """
+        request = pb.SessionRequest(session_id=session_id)
+        async with aclosing(self._watch(lambda: self._sessions.Watch(request))) as events:
+            async for event in events:
+                yield event
+                if event.HasField("session") and event.session.state in ENDED:
+                    return
+
+    # Jobs
+
+    async def start_job(self, config: Config) -> str:
+        """Queue one round by `Control.Start`, as FEDn's controller does. Returns the job's id.
+
+        Not repeated when there is no answer: the job may have been queued all the same.
+        """
+        parameters = [fedn_pb2.Parameter(key=key, value=value) for key, value in _text_values(config).items()]
+        request = fedn_pb2.ControlRequest(command=fedn_pb2.START, parameter=parameters)
+        reply = await self._reach(lambda: self._control.Start(request, timeout=_TIMEOUT))
+        return {parameter.key: parameter.value for parameter in reply.parameter}["job_id"]
+
+    async def get_job(self, job_id: str) -> pb.Job:
+        return await self._call(lambda: self._jobs.Get(pb.JobRequest(job_id=job_id), timeout=_TIMEOUT))
+
+    async def list_jobs(self, *, session_id: str = "", limit: int = 0) -> list[pb.Job]:
+        """The newest `limit` jobs (0: the server's own limit) of one session or of all, oldest first."""
+        request = pb.ListJobsRequest(session_id=session_id, limit=limit)
+        return await self._list(lambda: self._jobs.List(request))
+
+    async def cancel_job(self, job_id: str) -> pb.Job:
+        """End a queued or running job at once; one that has ended stays as it is."""
+        return await self._call(lambda: self._jobs.Cancel(pb.JobRequest(job_id=job_id), timeout=_TIMEOUT))
+
+    async def watch_job(self, job_id: str) -> AsyncGenerator[pb.JobEvent, None]:
+        """The job as it is, then every change, until it has ended; the last event carries it whole.
+
+        Goes on where the server comes back within the patience: then it is told as it is, anew.
+        """
+        async with aclosing(self._watch(lambda: self._jobs.Watch(pb.JobRequest(job_id=job_id)))) as events:
+            async for event in events:
+                yield event
+                if event.HasField("job") and event.job.state in ENDED:
+                    return
+
+    async def wait_job(self, job_id: str) -> pb.Job:
+        """The job once it has ended."""
+        job = pb.Job()
+        async for event in self.watch_job(job_id):
+            job = event.job
+        return job
+
+    async def wait_session(self, session_id: str) -> pb.Session:
+        """The session once it has ended."""
+        session = pb.Session()
+        async for event in self.watch_session(session_id):
+            session = event.session
+        return session
+
+    # Models
+
+    async def put_model(
+        self,
+        source: Path | bytes | Mapping[str, np.ndarray[Any, Any]],
+        *,
+        name: str = "",
+        model_id: str = "",
+        progress: Progress | None = None,
+    ) -> pb.Model:
+        """Upload a `.npz` file, its bytes, or arrays by name, and register it as a model."""
+        model_id = model_id or str(uuid.uuid4())
+        if isinstance(source, Path | bytes):
+            await self._upload(model_id, source, progress)
+        else:
+            with tempfile.TemporaryDirectory(prefix="federated-model-") as scratch:
+                path = Path(scratch) / "model.npz"
+                await asyncio.to_thread(write_arrays, path, source)
+                await self._upload(model_id, path, progress)
+        request = pb.PutModelRequest(model_id=model_id, name=name)
+        return await self._call(lambda: self._models.Put(request, timeout=_TIMEOUT))
+
+    async def get_model(
+        self, model_id: str, target: Path | Sink, *, progress: Progress | None = None
+    ) -> pb.Model:
+        """Download a model (no id: the newest) into a file, which appears whole or not at all, or a sink."""
+        model = await self.describe_model(model_id)
+        patience = self._patience or PATIENCE
+        await self._reach(
+            lambda: download(self.link, model.model_id, target, progress=progress, patience=patience)
+        )
+        return model
+
+    async def describe_model(self, model_id: str = "") -> pb.Model:
+        """What is known of a model, of the newest global model if no id is given."""
+        request = pb.ModelRequest(model_id=model_id)
+        return await self._call(lambda: self._models.Get(request, timeout=_TIMEOUT))
+
+    async def list_models(self, *, session_id: str = "", limit: int = 0) -> list[pb.Model]:
+        """The newest `limit` models (0: the server's own limit) of one session or of all, oldest first."""
+        request = pb.ListModelsRequest(session_id=session_id, limit=limit)
+        return await self._list(lambda: self._models.List(request))
+
+    # Clients and the combiner itself
+
+    async def list_clients(self, *, all: bool = False) -> list[pb.Client]:
+        """The active clients by name; with `all` also those that were not heard of lately."""
+        return await self._list(lambda: self._clients.List(pb.ListClientsRequest(all=all)))
+
+    async def wait_for_clients(self, names: Collection[str], *, timeout: float) -> None:
+        """Wait until all of these clients are active.
+
+        Raises:
+            TimeoutError: some were not after `timeout` seconds; says how many.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        missing = set(names)
+        while True:
+            missing.difference_update(client.client for client in await self.list_clients() if client.active)
+            if not missing:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(
+                    f"{len(missing)} of {len(names)} clients are not there, such as {min(missing)}"
+                )
+            await asyncio.sleep(_LOOK_AGAIN)  # the combiner has no call that waits for clients
+
+    async def report(self) -> dict[str, str]:
+        """What `Control.Report` says: the combiner's name, counts of active clients and of queued jobs."""
+        request = fedn_pb2.ControlRequest(command=fedn_pb2.REPORT)
+        reply = await self._call(lambda: self._control.Report(request, timeout=_TIMEOUT))
+        return {parameter.key: parameter.value for parameter in reply.parameter}
+
+    async def _upload(self, model_id: str, source: Path | bytes, progress: Progress | None) -> None:
+        patience = self._patience or PATIENCE
+        await self._reach(lambda: upload(self.link, model_id, source, progress=progress, patience=patience))
+
+    async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            with rpc_errors():
+                return await call()
+        except _AWAY as error:
+            raise ServerUnreachable(self.address, error.message) from None
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await retry(
+            lambda: self._reach(call), on=ServerUnreachable, timeout=self._patience, backoff=_BACKOFF
+        )
+
+    async def _list(self, call: Callable[[], Any]) -> list[Any]:
+        async def read() -> list[Any]:
+            return [item async for item in call()]
+
+        return await self._call(read)
+
+    async def _watch(self, call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
+        """Events of a stream that is opened again, whenever it ends, until the caller has seen enough."""
+        clock = asyncio.get_running_loop().time
+        heard_at, delays = clock(), _BACKOFF.delays()
+        while True:
+            detail = "the stream ended"
+            try:
+                with rpc_errors():
+                    async for event in call():
+                        heard_at, delays = clock(), _BACKOFF.delays()
+                        yield event
+                        heard_at = clock()
+            except _AWAY as error:
+                detail = error.message
+            delay = next(delays)
+            if clock() - heard_at + delay > self._patience:
+                raise ServerUnreachable(self.address, detail)
+            await asyncio.sleep(delay)
+
+
+def _text_values(config: Config) -> dict[str, str]:
+    """Config values as FEDn writes them: `True`, `False`, `None`, numbers in decimal."""
+    return {key: str(value) for key, value in config.items()}
