@@ -1,9 +1,10 @@
 """What the rounds and the servicers need from the state that all replicas share.
 
-One adapter exists, over Redis (`combiner.adapters`); tests and fault injection wrap it. Every method is one atomic step: it either
-happened as a whole or not at all. Methods raise `StateUnavailable` while Redis is away (the step may or may not have happened; every
-step can safely be asked for again), and those that take a `Lease` raise `LeaseLost` when another replica owns the work by now, or
-`Ended` when the job or session has ended meanwhile (cancelled, for instance).
+One adapter exists, over Redis (`combiner.adapters`); tests and fault injection wrap it. Every method is one
+atomic step: it either happened as a whole or not at all. Methods raise `StateUnavailable` while Redis is away
+(the step may or may not have happened; every step can safely be asked for again), and those that take a
+`Lease` raise `LeaseLost` when another replica owns the work by now, or `Ended` when the job or session has
+ended meanwhile (cancelled, for instance).
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from combiner.domain.types import ClientState, Job, Kind, Model, NewJob, Outcome, Presence, Session, State
+from combiner.domain.types import (
+    ClientRecord,
+    ClientState,
+    Job,
+    Kind,
+    Model,
+    NewJob,
+    Outcome,
+    Presence,
+    Session,
+    State,
+)
 
 
 class StateUnavailable(Exception):
@@ -22,6 +34,14 @@ class StateUnavailable(Exception):
 
 class LeaseLost(Exception):
     """Another replica owns this job or session now."""
+
+
+class SchemaTooNew(Exception):
+    """The state in Redis was written by a newer version; this one must not touch it. No retry helps."""
+
+
+class QueueFull(Exception):
+    """So many jobs or sessions are queued that one more is refused."""
 
 
 class Ended(Exception):
@@ -58,7 +78,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One request to one client, as a stream delivers it. `data` is JSON text, `raw` a ready message of SendModelUpdateRequest."""
+    """One request to one client, as a stream delivers it.
+
+    `data` is JSON text, `raw` a ready message of SendModelUpdateRequest.
+    """
 
     task_id: str
     client: str
@@ -102,19 +125,28 @@ class Event:
     rejected: int = 0
     failed: int = 0
     version: int = 0
-    clients: tuple[str, ...] = ()  # of `tasks`: whose queues have something to deliver
+    clients: tuple[str, ...] = ()  # of `tasks`: whose queues have something to deliver; of `client`: who came
 
 
 class Jobs(Protocol):
     """The journal of jobs. Every change adds an `Event` to the log in the same atomic step."""
 
     async def submit(self, job: NewJob) -> Job:
-        """Append to the queue. An id that exists already is answered with the job that is there."""
+        """Append to the queue.
+
+        An id that exists already is answered with the job that is there. Raises QueueFull.
+        """
 
     async def get(self, job_id: str) -> Job | None: ...
 
+    async def client(self, job_id: str, client: str) -> ClientRecord | None:
+        """One asked client of a job, without reading all of them."""
+
     def list(self, *, session_id: str = "", limit: int = 1000) -> AsyncIterator[Job]:
         """The newest `limit` jobs, oldest first."""
+
+    async def unended(self) -> Sequence[str]:
+        """Ids of the running jobs, then of the queued ones in their order."""
 
     async def claim(self, replica: str) -> Lease | None:
         """Take the next queued job, if fewer than the allowed number run: it is RUNNING then, phase waiting."""
@@ -122,8 +154,9 @@ class Jobs(Protocol):
     async def open(self, lease: Lease, asks: Sequence[Ask], timeout_ms: int, task_data: str) -> Job:
         """Record who is asked and the deadline (Redis time + timeout), and put one task in the queue of each.
 
-        Only the first call counts; a later one (after a crash) changes nothing. `task_data` is the JSON object that each
-        task carries; the adapter adds `_task_id` to it for each client when the task is delivered.
+        Only the first call counts; a later one (after a crash) changes nothing. `task_data` is the JSON
+        object that each task carries; the adapter adds `_task_id` to it for each client when the task is
+        delivered.
         """
 
     async def receive(
@@ -131,33 +164,51 @@ class Jobs(Protocol):
     ) -> Received:
         """An update's bytes are durable: record it, and take its task from the queue.
 
-        The task is found by `task_id`, or (both empty ids allowed) by (client, job_id). Not found or another client's: `not_asked`.
-        Job closed or ended: `late`. This client answered this job before with another update: `duplicate`; with the same one: REPEATED. The object
-        `update_id` was received before, anywhere: `duplicate`. `empty`: a 0-byte upload: the client failed, reason `empty_upload` (verdict RECEIVED).
-        A client that was failed as `client_lost` and answers while the job is open is taken back.
+        The task is found by `task_id`, or (both empty ids allowed) by (client, job_id). Not found or another
+        client's: `not_asked`. This very update of this client was received for this job before: REPEATED,
+        whatever became of it. Job closed or ended: `late`. This client answered this job before with another
+        update, or said that it failed: `duplicate`. The object `update_id` was received before, from another
+        client or for another job: the client is REJECTED, `duplicate`. `empty`: a 0-byte upload: the client
+        failed, reason `empty_upload` (verdict RECEIVED). A client that was failed as `client_lost` and
+        answers while the job is open is taken back.
         """
 
     async def refuse(self, *, client: str, task_id: str, job_id: str, reason: str, detail: str) -> Received:
-        """Like `receive`, for an answer that is known to be no good (not_uploaded, num_examples): the client is REJECTED."""
+        """Like `receive`, for an answer that is known to be no good (not_uploaded, num_examples): the client
+        is REJECTED.
+        """
 
     async def answer(self, *, client: str, task_id: str, job_id: str, model_id: str, data: str) -> Received:
         """The answer to a validation or inference task (no update): recorded once; the client is ACCEPTED.
 
-        `model_id` helps to find the task when the client echoes neither id: the open task of this client on this model.
+        `model_id` helps to find the task when the client echoes neither id: the open task of this client on
+        this model.
         """
 
-    async def accept(self, lease: Lease, client: str) -> None: ...
+    async def accept(self, lease: Lease, client: str) -> None:
+        """A RECEIVED update is good. Idempotent; Conflict if the client is in any other state."""
 
-    async def reject(self, lease: Lease, client: str, reason: str, detail: str) -> None: ...
+    async def reject(self, lease: Lease, client: str, reason: str, detail: str) -> None:
+        """A RECEIVED update is no good, or an ACCEPTED one is to be taken back.
+
+        Idempotent; Conflict in any other state.
+        """
 
     async def fail_client(self, *, client: str, task_id: str, job_id: str, reason: str, detail: str) -> bool:
-        """The client will not answer. Only an ASKED one changes; its task leaves the queue. True if it changed."""
+        """The client will not answer.
+
+        Only an ASKED one changes; its task leaves the queue. True if it changed.
+        """
 
     async def close(self, lease: Lease, why: str) -> Job:
         """No answer is received any more from here on. Open tasks leave the queues. Idempotent."""
 
     async def commit(self, lease: Lease, model: Model, timings: Mapping[str, float]) -> None:
-        """The one step that makes the aggregate the job's model: registers it and ends the job SUCCEEDED."""
+        """The one step that makes the aggregate the job's model: registers it and ends the job SUCCEEDED.
+
+        Idempotent for the lease that did it. Conflict if the job is not closed, or a received update neither
+        accepted nor rejected.
+        """
 
     async def end(
         self,
@@ -168,7 +219,11 @@ class Jobs(Protocol):
         timings: Mapping[str, float] | None = None,
         metrics: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """End without a model. `metrics` (client -> name -> value) are recorded at the parent model, with their means."""
+        """End without a model.
+
+        Idempotent for the lease that did it. `metrics` (client -> name -> value) are recorded at the parent
+        model, with their means.
+        """
 
     async def cancel(self, job_id: str, reason: str) -> Job | None:
         """End a queued or running job as CANCELLED, at once. An ended one stays as it is."""
@@ -182,7 +237,10 @@ class Jobs(Protocol):
 
 class Sessions(Protocol):
     async def start(self, session: Session) -> Session:
-        """Append to the queue; an id that exists is answered with the session that is there."""
+        """Append to the queue; an id that exists is answered with the session that is there.
+
+        Raises QueueFull.
+        """
 
     async def get(self, session_id: str) -> Session | None: ...
 
@@ -191,10 +249,11 @@ class Sessions(Protocol):
     async def claim(self, replica: str) -> Lease | None: ...
 
     async def advance(self, lease: Lease, session: Session, job: NewJob | None) -> Session:
-        """Replace the session by `session` if it is still at `session.version`, and submit `job` in the same step.
+        """Replace the session by `session` if it is still at `session.version`, and submit `job` in the same
+        step.
 
-        Returns the session with its new version. If the version differs, nothing happens and `Conflict` is raised.
-        An ended state releases the lease and wakes the next session.
+        Returns the session with its new version. If the version differs, nothing happens and `Conflict` is
+        raised. An ended state releases the lease and wakes the next session.
         """
 
     async def cancel(self, session_id: str, reason: str) -> Session | None:
@@ -264,28 +323,47 @@ class Roster(Protocol):
 
 class Tasks(Protocol):
     async def claim(self, streams: Sequence[Stream]) -> list[tuple[Stream, Task]]:
-        """Hand out every queued task of these streams' clients, each to one stream that may show it. Counts a delivery."""
+        """Hand out every queued task of these streams' clients, each to one stream that may show it. Counts a
+        delivery.
+
+        Nothing is handed to a stream that is not `opened`, or closed. After `StateUnavailable` ask again for
+        the same streams: what had been handed to them in a reply that was lost is in the next one, as the
+        same delivery.
+        """
 
     async def put_raw(self, *, client: str, kind: Kind, task_id: str, raw: bytes) -> bool:
-        """A message of SendModelUpdateRequest for `client`, without a job. At most 100 a client: the oldest goes. False: no such client."""
+        """A message of SendModelUpdateRequest for `client`, without a job.
+
+        At most 100 a client: the oldest goes. False: no such client.
+        """
 
 
 class Leases(Protocol):
     async def renew(self, replica: str, leases: Sequence[Lease]) -> tuple[list[Lease], list[LeaseView]]:
-        """Renew these and the replica's own life. Returns those that were lost, and all leases as they are now."""
+        """Renew these and the replica's own life. Returns those that were lost, and all leases as they are
+        now.
+
+        A view whose owner is `replica` but which it does not hold is of a `claim` or `take_over` whose reply
+        was lost: take it over. A replica that lives but was forgotten (`forget_replica`) learns it from a
+        `resync` event, after its next renewal.
+        """
 
     async def take_over(self, seen: LeaseView, replica: str) -> Lease | None:
         """Take work whose lease is still exactly as seen (same token, same beat)."""
 
     async def release(self, lease: Lease) -> None:
-        """Give the work back to whoever wants it now (drain); adds a `released` event."""
+        """Give the work back to whoever wants it now (drain); adds a `released` event.
+
+        Of `replica:<id>`: it goes away for good.
+        """
 
 
 class Log(Protocol):
     def follow(self) -> AsyncIterator[Event]:
         """Every event from now on, in order; reconnects by itself and misses none.
 
-        If the log was trimmed past our place, an event `resync` comes first: read again whatever you watch.
+        The first event is `resync`: from here on nothing is missed, so read what you watch. It comes again
+        when events were missed all the same: the log was trimmed past our place, or lost with Redis's memory.
         """
 
     async def statuses(self, entries: Sequence[Mapping[str, str]]) -> None:

@@ -1,0 +1,1 @@
+roster_beat(a.clients)

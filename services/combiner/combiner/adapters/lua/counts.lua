@@ -1,0 +1,1 @@
+return {call('LLEN', P .. 'queue:job'), call('SCARD', P .. 'running:job')}

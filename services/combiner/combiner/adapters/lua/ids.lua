@@ -1,0 +1,1 @@
+return call('ZREVRANGE', P .. a.index, 0, a.limit - 1)

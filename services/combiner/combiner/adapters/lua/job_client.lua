@@ -1,0 +1,1 @@
+return call('HGET', P .. 'clients:' .. a.job_id, a.client)

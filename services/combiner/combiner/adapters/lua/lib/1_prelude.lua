@@ -1,0 +1,102 @@
+-- Prepended, with the rest of lib/, to every script. KEYS[1] is the prefix of all keys, ARGV[1] the limits, ARGV[2] the
+-- named arguments, both JSON. Typed errors are replies that begin with FC (see connection.py).
+local P = KEYS[1]
+local limits = cjson.decode(ARGV[1])
+local a = cjson.decode(ARGV[2])
+local call = redis.call
+
+local found_schema = tonumber(call('GET', P .. 'schema'))
+if not found_schema then
+  call('SET', P .. 'schema', limits.schema)
+elseif found_schema > limits.schema then
+  return redis.error_reply('FCSCHEMA ' .. found_schema)
+end
+
+local clock = call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local ENDED = {SUCCEEDED = true, FAILED = true, CANCELLED = true}
+local NAMES_IN_EVENT = 200  -- so that no entry of the log is long; more names are more entries
+local ARGUMENTS = 4000  -- Lua's stack holds less than 8,000
+
+local function all_of(command, key, args)
+  for i = 1, #args, ARGUMENTS do
+    call(command, key, unpack(args, i, math.min(i + ARGUMENTS - 1, #args)))
+  end
+end
+
+-- `n` counts the entries, so that a reader sees from two of them whether any is missing in between.
+local function event(what, fields)
+  local n = call('INCR', P .. 'log:n')
+  call('XADD', P .. 'log', 'MAXLEN', '~', limits.log_length, '*', 'n', n, 'what', what, unpack(fields))
+end
+
+-- `client` and `tasks`: about clients, not about a change of one job.
+local function names_event(what, job_id, names)
+  for i = 1, #names, NAMES_IN_EVENT do
+    local some = {unpack(names, i, math.min(i + NAMES_IN_EVENT - 1, #names))}
+    event(what, {'job_id', job_id, 'client', #names == 1 and names[1] or '', 'clients', cjson.encode(some)})
+  end
+end
+
+local function lease_read(work)
+  local text = call('HGET', P .. 'leases', work)
+  if not text then return nil end
+  local token, beat, owner = string.match(text, '^(%d+) (%d+) (.*)$')
+  return {token = tonumber(token), beat = tonumber(beat), owner = owner}
+end
+
+local function lease_write(work, lease)
+  call('HSET', P .. 'leases', work, string.format('%d %d %s', lease.token, lease.beat, lease.owner))
+end
+
+-- Tokens only grow, and are never below the time: also a Redis that lost its last second hands out none twice.
+local function lease_new(work, owner)
+  local token = math.max(tonumber(call('GET', P .. 'fence') or '0') + 1, NOW)
+  call('SET', P .. 'fence', string.format('%d', token))
+  lease_write(work, {token = token, beat = 0, owner = owner})
+  return token
+end
+
+local function split_work(work)
+  return string.match(work, '^(%a+):(.*)$')
+end
+
+-- Every leased script begins with this: nil, or the error to return.
+local function guard()
+  local kind, id = split_work(a.work)
+  local state = call('HGET', P .. kind .. ':' .. id, 'state')
+  if not state or ENDED[state] then
+    return redis.error_reply('FCENDED ' .. a.work)
+  end
+  local lease = lease_read(a.work)
+  if not lease or lease.token ~= a.token or lease.owner == '' then
+    return redis.error_reply('FCLOST ' .. a.work)
+  end
+end
+
+-- The head of a queue starts to run, if fewer than `most` do. Returns its id and the token.
+local function claim_next(kind, replica, most)
+  if call('SCARD', P .. 'running:' .. kind) >= most then return nil end
+  local id = call('LPOP', P .. 'queue:' .. kind)
+  if not id then return nil end
+  call('SADD', P .. 'running:' .. kind, id)
+  call('HSET', P .. kind .. ':' .. id, 'state', 'RUNNING', 'started_ms', NOW)
+  return id, lease_new(kind .. ':' .. id, replica)
+end
+
+local function is_full(kind)
+  return call('LLEN', P .. 'queue:' .. kind) >= limits.max_queued
+end
+
+local function enqueue(kind, id)
+  call('ZADD', P .. 'all:' .. kind, call('INCR', P .. 'seq'), id)
+  call('RPUSH', P .. 'queue:' .. kind, id)
+end
+
+-- Work that ended is no longer in a queue, runs no more, and nobody holds it.
+local function retire(kind, id)
+  call('LREM', P .. 'queue:' .. kind, 1, id)
+  call('SREM', P .. 'running:' .. kind, id)
+  call('HDEL', P .. 'leases', kind .. ':' .. id)
+  call('ZADD', P .. 'ended:' .. kind, NOW, id)
+end

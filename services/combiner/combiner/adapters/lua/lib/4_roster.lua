@@ -1,0 +1,75 @@
+-- Who is there: seen (client -> ms of Redis), eras, subs:<view> (client -> open streams), streams:<replica>.
+local FORGOTTEN_AT_ONCE = 20
+
+local function replica_of(stream_id)
+  return string.match(stream_id, '^(.*):[^:]*$')
+end
+
+local function has_stream(client)
+  for _, view in ipairs({'training', 'validation', 'all'}) do
+    if call('HEXISTS', P .. 'subs:' .. view, client) == 1 then return true end
+  end
+  return false
+end
+
+local function roster_prune()
+  for _ = 1, FORGOTTEN_AT_ONCE do
+    local client, at = unpack(call('ZRANGE', P .. 'seen', 0, 0, 'WITHSCORES'))
+    if not client then return end
+    if tonumber(at) >= NOW - limits.roster_ms and call('ZCARD', P .. 'seen') <= limits.max_roster then return end
+    call('ZREM', P .. 'seen', client)
+    call('HDEL', P .. 'eras', client)
+    call('DEL', queue_key(client), P .. 'past:' .. client)
+  end
+end
+
+-- `clients`: name -> era. Those who came (back) just now wake whoever waits for clients.
+local function roster_beat(clients)
+  local names, seen, eras, came = {}, {}, {}, {}
+  for client, era in pairs(clients) do
+    names[#names + 1] = client
+    seen[#seen + 1], seen[#seen + 2] = NOW, client
+    if era ~= '' then eras[#eras + 1], eras[#eras + 2] = client, era end
+  end
+  if call('SCARD', P .. 'wanting') > 0 then
+    for _, client in ipairs(names) do
+      local at = tonumber(call('ZSCORE', P .. 'seen', client))
+      if not at or at < NOW - limits.client_window_ms then came[#came + 1] = client end
+    end
+  end
+  all_of('ZADD', P .. 'seen', seen)
+  all_of('HSET', P .. 'eras', eras)
+  if #came > 0 then names_event('client', '', came) end
+  roster_prune()
+end
+
+-- The client's tasks that were handed to this stream go back to the queue. A delivery that we cut is not counted; one
+-- too many of the others fails the client. Returns whether anything can be delivered again.
+local function tasks_return(client, stream_id, by_us)
+  local again = false
+  for _, item in ipairs(tasks_of(client)) do
+    local task_id, entry = item[1], item[2]
+    if entry[STREAM] == stream_id then
+      if by_us then entry[DELIVERIES] = entry[DELIVERIES] - 1 end
+      if not by_us and entry[DELIVERIES] >= limits.max_deliveries then
+        dequeue(client, task_id, entry[JOB])
+        local rec = entry[JOB] ~= '' and client_read(entry[JOB], client)
+        if rec then move(entry[JOB], client, rec, 'failed', 'client_lost', 'task delivered too often') end
+      else
+        entry[STREAM], entry[NONCE] = '', ''
+        task_write(client, task_id, entry)
+        again = true
+      end
+    end
+  end
+  return again
+end
+
+-- Returns whether the client's tasks can be shown by another stream right now.
+local function stream_close(stream_id, client, view, by_us)
+  if call('HDEL', P .. 'streams:' .. replica_of(stream_id), stream_id) == 1
+      and call('HINCRBY', P .. 'subs:' .. view, client, -1) <= 0 then
+    call('HDEL', P .. 'subs:' .. view, client)
+  end
+  return tasks_return(client, stream_id, by_us) and has_stream(client)
+end

@@ -1,0 +1,3 @@
+local dumps = {}
+for i, id in ipairs(a.ids) do dumps[i] = model_dump(id) end
+return dumps

@@ -1,0 +1,27 @@
+-- a.life: the token of the replica's own entry, if it was told one before.
+local function renewed(work, token)
+  local lease = lease_read(work)
+  if not lease or lease.owner ~= a.replica or lease.token ~= token then return false end
+  lease.beat = lease.beat + 1
+  lease_write(work, lease)
+  return true
+end
+
+local lost = {}
+for i, held in ipairs(a.leases) do
+  if not renewed(held[1], held[2]) then lost[#lost + 1] = i end
+end
+
+local own = 'replica:' .. a.replica
+if not renewed(own, a.life) and not lease_read(own) then
+  lease_new(own, a.replica)
+  -- somebody took it for dead and forgot its streams: it has to register them again
+  if a.life > 0 then event('resync', {}) end
+end
+
+local views, flat = {}, call('HGETALL', P .. 'leases')
+for i = 1, #flat, 2 do
+  local lease = lease_read(flat[i])
+  views[i / 2 + 0.5] = {flat[i], lease.owner, lease.token, lease.beat}
+end
+return {lost, views}

@@ -1,0 +1,13 @@
+local lost = guard()
+if lost then return lost end
+local s = a.session
+local version = tonumber(call('HGET', session_key(s.session_id), 'version'))
+if version ~= s.version then
+  return redis.error_reply('FCCONFLICT version ' .. version)
+end
+call('HSET', session_key(s.session_id), 'state', s.state, 'reason', s.reason, 'current_job_id', s.current_job_id,
+  'doc', s.doc)
+if a.job then job_submit(a.job) end
+if ENDED[s.state] then session_end(s.session_id) end
+session_event(s.session_id)
+return call('HGETALL', session_key(s.session_id))

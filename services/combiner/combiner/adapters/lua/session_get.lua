@@ -1,0 +1,3 @@
+local dumps = {}
+for i, id in ipairs(a.ids) do dumps[i] = call('HGETALL', session_key(id)) end
+return dumps

@@ -1,0 +1,57 @@
+"""All of the shared state, over one Redis."""
+
+from __future__ import annotations
+
+from combiner.adapters.connection import Connection
+from combiner.adapters.journal import RedisJobs
+from combiner.adapters.leases import RedisLeases
+from combiner.adapters.limits import Limits
+from combiner.adapters.log import BLOCK_S, RedisLog
+from combiner.adapters.models import RedisModels
+from combiner.adapters.roster import RedisRoster
+from combiner.adapters.sessions import RedisSessions
+from combiner.adapters.settings import RedisSettings
+from combiner.adapters.tasks import LostReplies, RedisTasks
+from combiner.ports import Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks
+
+DEFAULT_PREFIX = "fc:"
+
+
+class RedisState:
+    """`ports.Shared`. Nothing is contacted before the first call, so a Redis that starts later is no error.
+
+    `url`: redis://, rediss:// or unix://. Redis 7 or Valkey 7.2, or newer; one primary, not a cluster.
+    `SchemaTooNew` is raised by any step if the keys at `prefix` were written by a newer version.
+    """
+
+    jobs: Jobs
+    sessions: Sessions
+    models: Models
+    roster: Roster
+    tasks: Tasks
+    leases: Leases
+    log: Log
+    settings: Settings
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        limits: Limits | None = None,
+        log_block_s: float = BLOCK_S,
+    ) -> None:
+        self._connection = Connection(url, prefix, limits or Limits())
+        lost = LostReplies()
+        self.jobs = RedisJobs(self._connection)
+        self.sessions = RedisSessions(self._connection)
+        self.models = RedisModels(self._connection)
+        self.roster = RedisRoster(self._connection, lost)
+        self.tasks = RedisTasks(self._connection, lost)
+        self.leases = RedisLeases(self._connection)
+        self.log = RedisLog(self._connection, block_s=log_block_s)
+        self.settings = RedisSettings(self._connection)
+
+    async def aclose(self) -> None:
+        """Close all connections. Followers of the log have theirs closed by whoever runs them."""
+        await self._connection.aclose()
