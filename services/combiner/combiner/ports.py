@@ -149,7 +149,7 @@ class Jobs(Protocol):
         """Ids of the running jobs, then of the queued ones in their order."""
 
     async def claim(self, replica: str) -> Lease | None:
-        """Take the next queued job, if fewer than the allowed number run: it is RUNNING then, phase waiting."""
+        """Take the next queued job, if fewer than the allowed number run: it runs then, phase waiting."""
 
     async def open(self, lease: Lease, asks: Sequence[Ask], timeout_ms: int, task_data: str) -> Job:
         """Record who is asked and the deadline (Redis time + timeout), and put one task in the queue of each.
@@ -292,6 +292,15 @@ class Stream:
     era: str
 
 
+@dataclass(frozen=True, slots=True)
+class StreamChange:
+    """A stream was opened, or closed (by us: our side cut it)."""
+
+    stream: Stream
+    opened: bool
+    by_us: bool = False
+
+
 class Roster(Protocol):
     """Who is there. Times are taken from Redis, never from this process."""
 
@@ -306,6 +315,9 @@ class Roster(Protocol):
 
         A task that was delivered `max_deliveries` times fails its client as client_lost.
         """
+
+    async def change(self, changes: Sequence[StreamChange]) -> None:
+        """What `opened` and `closed` do, for many streams in their order, in one step. A few hundred at once."""
 
     async def active(self, view: View) -> list[str]:
         """Clients with a stream that shows such tasks, heard of within the client window; sorted by name."""

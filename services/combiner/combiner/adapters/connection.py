@@ -73,10 +73,13 @@ def translated() -> Iterator[None]:
 
 
 @cache
-def _script_text(name: str) -> str:
+def _script_texts() -> Mapping[str, str]:
+    """lua/<name>.lua by name, each behind all of lua/lib in the order of the names there."""
     lua = files("combiner.adapters") / "lua"
-    library = sorted((part for part in (lua / "lib").iterdir()), key=lambda part: part.name)
-    return "\n".join(part.read_text("utf-8") for part in [*library, lua / f"{name}.lua"])
+    library = sorted((lua / "lib").iterdir(), key=lambda part: part.name)
+    prelude = "\n".join(part.read_text("utf-8") for part in library)
+    scripts = [part for part in lua.iterdir() if part.name.endswith(".lua")]
+    return {part.name.removesuffix(".lua"): f"{prelude}\n{part.read_text('utf-8')}" for part in scripts}
 
 
 class Connection:
@@ -91,7 +94,7 @@ class Connection:
             url, max_connections=CONNECTIONS, timeout=COMMAND_S, **self._options(COMMAND_S)
         )
         self._redis: Any = aioredis.Redis(connection_pool=self._pool)
-        self._scripts: dict[str, Any] = {}
+        self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
 
     @staticmethod
     def _options(timeout_s: float) -> dict[str, Any]:
@@ -109,12 +112,9 @@ class Connection:
 
     async def run(self, name: str, **arguments: object) -> Any:
         """Run lua/<name>.lua, one atomic step. Lua's nil and false come back as None."""
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self._redis.register_script(_script_text(name))
         text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
         with translated():
-            return await script(keys=[self.prefix], args=[self._limits_json, text])
+            return await self._scripts[name](keys=[self.prefix], args=[self._limits_json, text])
 
     async def command(self, *words: str | int) -> Any:
         with translated():

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from combiner.adapters.connection import Connection
 from combiner.adapters.tasks import LostReplies
 from combiner.domain.types import Presence
-from combiner.ports import Stream, View
+from combiner.ports import Stream, StreamChange, View
 
 _PAGE = 500
 
@@ -24,11 +24,17 @@ class RedisRoster:
             await self._run("beat", clients=dict(clients))
 
     async def opened(self, stream: Stream) -> None:
-        await self._run("stream_opened", stream=_entry(stream))
+        await self.change([StreamChange(stream, opened=True)])
 
     async def closed(self, stream: Stream, *, by_us: bool) -> None:
-        await self._run("stream_closed", stream=_entry(stream), by_us=by_us)
-        self._lost.forget(stream)
+        await self.change([StreamChange(stream, opened=False, by_us=by_us)])
+
+    async def change(self, changes: Sequence[StreamChange]) -> None:
+        if changes:
+            await self._run("streams_change", changes=[_row(change) for change in changes])
+        for change in changes:
+            if not change.opened:
+                self._lost.forget(change.stream)
 
     async def active(self, view: View) -> list[str]:
         views = list(View) if view is View.ALL else [view, View.ALL]
@@ -56,17 +62,13 @@ class RedisRoster:
         await self._run("forget_replica", replica=replica)
 
 
-def _entry(stream: Stream) -> dict[str, str]:
+def _row(change: StreamChange) -> tuple[str | bool, ...]:
+    stream = change.stream
     if ":" not in stream.stream_id:
         raise ValueError(
             f"the stream id {stream.stream_id!r} does not begin with its replica's id and a colon"
         )
-    return {
-        "stream_id": stream.stream_id,
-        "client": stream.client,
-        "view": stream.view,
-        "era": stream.era,
-    }
+    return stream.stream_id, stream.client, stream.view, stream.era, change.opened, change.by_us
 
 
 def _presence(client: str, ago: int, training: str, validation: str, both: str, era: str) -> Presence:

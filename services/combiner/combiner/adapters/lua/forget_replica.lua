@@ -11,4 +11,4 @@ for client in pairs(again) do
 end
 call('DEL', key)
 call('HDEL', P .. 'leases', 'replica:' .. a.replica)
-if #names > 0 then names_event('tasks', '', names) end
+names_event('tasks', '', names)

@@ -39,7 +39,7 @@ local function roster_beat(clients)
   end
   all_of('ZADD', P .. 'seen', seen)
   all_of('HSET', P .. 'eras', eras)
-  if #came > 0 then names_event('client', '', came) end
+  names_event('client', '', came)
   roster_prune()
 end
 
@@ -63,6 +63,15 @@ local function tasks_return(client, stream_id, by_us)
     end
   end
   return again
+end
+
+-- Also a sign of life. Returns whether the stream is new.
+local function stream_open(stream_id, client, view, era)
+  call('ZADD', P .. 'seen', NOW, client)
+  if era ~= '' then call('HSET', P .. 'eras', client, era) end
+  if call('HSETNX', P .. 'streams:' .. replica_of(stream_id), stream_id, view .. ' ' .. client) == 0 then return false end
+  call('HINCRBY', P .. 'subs:' .. view, client, 1)
+  return true
 end
 
 -- Returns whether the client's tasks can be shown by another stream right now.
