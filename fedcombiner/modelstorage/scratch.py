@@ -45,6 +45,11 @@ class ScratchArea:
         os.close(self._lock)
         self._lock = None
 
+    @property
+    def directory(self) -> Path:
+        """The directory of this process; it exists between `open` and `close`."""
+        return self._own
+
     def path(self) -> Path:
         """A path in the area that nothing else uses."""
         return self._own / uuid.uuid4().hex

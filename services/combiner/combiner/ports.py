@@ -317,7 +317,7 @@ class Roster(Protocol):
         """
 
     async def change(self, changes: Sequence[StreamChange]) -> None:
-        """What `opened` and `closed` do, for many streams in their order, in one step. A few hundred at once."""
+        """What `opened` and `closed` do, for many streams in order, in one step. A few hundred at once."""
 
     async def active(self, view: View) -> list[str]:
         """Clients with a stream that shows such tasks, heard of within the client window; sorted by name."""

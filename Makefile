@@ -1,0 +1,67 @@
+# Every target keeps its environment in .venv/, so .venv/bin/combiner is the command.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+DATA ?= data
+# Relative paths only: the checkout may be in a directory with spaces in its name.
+BIN := .venv/bin
+STAMP := .venv/.installed
+PROTOS := fedcombiner/wire/pb/fedn.proto fedcombiner/wire/pb/combiner/v1/combiner.proto
+PB := fedcombiner/wire/pb
+
+.PHONY: help setup run serve test lint types imports proto proto-check lock bench clean ci
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## make .venv/ with everything that the other targets need
+
+$(STAMP): pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say PYTHON=python3.11 make ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(STAMP)
+
+run: $(STAMP) ## train a real model: the stack, ten clients and ten rounds, on this machine
+	@$(BIN)/combiner demo
+
+serve: $(STAMP) ## the stack in the foreground for real clients (HOST=127.0.0.1 DATA=data)
+	@$(BIN)/combiner serve --host $(HOST) --data "$(DATA)"
+
+test: $(STAMP) ## all tests that need nothing but Python
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(STAMP) ## who may import whom
+	$(BIN)/lint-imports
+
+proto: $(STAMP) ## generate the stubs from proto/
+	$(BIN)/python -m grpc_tools.protoc -I$(PB)=proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+
+proto-check: proto ## the checked-in stubs are what proto/ says
+	@git diff --exit-code --stat -- $(PB) || { echo "the stubs are not current: run make proto and commit"; exit 1; }
+
+lock: $(STAMP) ## pin requirements/*.lock anew
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone pyproject.toml -o requirements/runtime.lock
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
+
+bench: $(STAMP) ## measure; ratios in one run, results in benchmarks/results/
+	$(BIN)/python -m benchmarks.run
+
+ci: ## everything that must hold
+	@bash .ci/run
+
+clean: ## remove the environment and everything that was made
+	rm -rf .venv build dist out data benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

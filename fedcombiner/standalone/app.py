@@ -1,0 +1,140 @@
+"""The whole stack in one process: composition only; no service knows that it runs here.
+
+gRPC of the combiner and the modelstore on one port, discovery on another, metrics and health on a third; an
+embedded Redis unless another one is named, and models on the local disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from combiner.adapters.state import RedisState
+from combiner.app import CLIENT_SERVICES, CombinerApp
+from combiner.settings import CombinerSettings, replica_name
+from discovery_mock.app import DiscoveryApp
+from discovery_mock.settings import DiscoverySettings
+from modelstore.app import build_servicer
+from modelstore.settings import ModelstoreSettings
+from pydantic import BaseModel, ConfigDict
+
+from fedcombiner.modelstorage.disk import DiskStore
+from fedcombiner.modelstorage.store import ModelStore
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.http import HttpServer, operations_app
+from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
+from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
+from fedcombiner.standalone.redis_child import RedisChild
+from fedcombiner.version import __version__
+from fedcombiner.wire.registry import add_services, service_names
+
+log = structlog.get_logger()
+
+
+class StandaloneSettings(BaseModel):
+    """Ports of 0 are any free ones. `data_dir` keeps everything: `redis/`, `models/`, `scratch/`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 12080
+    discovery_port: int = 8092
+    metrics_port: int = 9464
+    redis_url: str | None = None
+    advertise: str = ""
+
+
+class Standalone:
+    """Use as `async with`.
+
+    The addresses are known inside the block; leaving it stops everything, in order.
+    """
+
+    def __init__(self, settings: StandaloneSettings, stop: Stop | None = None) -> None:
+        self._settings = settings
+        self._stop = stop or Stop()
+        self._stack = AsyncExitStack()
+        self.address = ""
+        self.discovery_url = ""
+        self.metrics_url = ""
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start(await self._stack.enter_async_context(Lifecycle(self._stop)))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def wait_stopped(self) -> None:
+        await self._stop.wait()
+
+    async def _start(self, lifecycle: Lifecycle) -> None:
+        settings = self._settings
+        metrics = Metrics()
+        health = Health(metrics)
+        supervisor = Supervisor(self._stop)
+        server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
+        port = bind(server, settings.host, settings.port)
+        self.address = f"{settings.host}:{port}"
+        await lifecycle.start("health", health)
+        await lifecycle.start("loop lag", LoopLag(metrics))
+        discovery = DiscoveryApp(DiscoverySettings())
+        public = HttpServer(discovery.app, settings.host, settings.discovery_port, setting="DISCOVERY_PORT")
+        await lifecycle.start("discovery", public)
+        self.discovery_url = f"http://{settings.host}:{public.port}"
+        shared = RedisState(await self._redis_url(lifecycle))
+        lifecycle.on_stop("state", shared.aclose)
+        store = DiskStore(settings.data_dir / "models")
+        lifecycle.on_stop("store", store.close)
+        combiner = CombinerApp(
+            self._combiner_settings(), replica_name(), shared, store, metrics, health, supervisor
+        )
+        servicers = self._servicers(combiner, store, metrics)
+        add_services(server, servicers)
+        health.add_to(server)
+        add_reflection(server, service_names(servicers))
+        operations = operations_app(
+            service="standalone",
+            version=__version__,
+            metrics=metrics,
+            health=health,
+            sections={"combiner": combiner.status},
+        )
+        http = HttpServer(operations, settings.host, settings.metrics_port, setting="METRICS_PORT")
+        await lifecycle.start("operations", http)
+        self.metrics_url = f"http://{settings.host}:{http.port}"
+        await lifecycle.start("combiner", combiner)
+        await lifecycle.start("background tasks", supervisor)
+        await health.backends.first_contact()
+        await lifecycle.start("rpc", RpcServer(server, grace=1.0))
+        lifecycle.on_stop("drain", combiner.drain)
+
+    async def _redis_url(self, lifecycle: Lifecycle) -> str:
+        if self._settings.redis_url:
+            return self._settings.redis_url
+        child = RedisChild(self._settings.data_dir, stop=self._stop)
+        await lifecycle.start("embedded Redis", child)
+        return child.url
+
+    def _combiner_settings(self) -> CombinerSettings:
+        return CombinerSettings(
+            data=self._settings.data_dir / "models",
+            scratch=self._settings.data_dir / "scratch",
+            advertise=self._settings.advertise or self.address,
+            discovery_url=self.discovery_url,
+        )
+
+    def _servicers(self, combiner: CombinerApp, store: ModelStore, metrics: Metrics) -> Mapping[str, object]:
+        return {**combiner.servicers, "ModelService": build_servicer(ModelstoreSettings(), store, metrics)}

@@ -1,0 +1,49 @@
+"""Heartbeats: answered from memory, written to Redis in batches."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from combiner.ports import Roster, StateUnavailable
+
+log = structlog.get_logger()
+
+FLUSH_S = 0.3
+
+
+class Beats:
+    """Who was heard of since the last write.
+
+    Bound: `max_clients` names; a new name beyond that is not noted (its next beat comes in two seconds).
+    While Redis is away the notes stay, one for each client: what counts is that it was heard of, not how often.
+    """
+
+    def __init__(self, roster: Roster, *, max_clients: int = 100_000) -> None:
+        self._roster = roster
+        self._max_clients = max_clients
+        self._heard: dict[str, str] = {}
+        self._something = asyncio.Event()
+
+    def note(self, client: str, era: str) -> None:
+        if client in self._heard or len(self._heard) < self._max_clients:
+            self._heard[client] = era
+            self._something.set()
+
+    async def run(self) -> None:
+        """Write every `FLUSH_S` while there is something; cancelled at the end."""
+        while True:
+            await self._something.wait()
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        heard, self._heard = self._heard, {}
+        self._something.clear()
+        try:
+            await self._roster.beat(heard)
+        except StateUnavailable as error:
+            log.warning("heartbeats wait for Redis", clients=len(heard), error=str(error))
+            self._heard = {**heard, **self._heard}
+            self._something.set()

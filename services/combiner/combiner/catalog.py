@@ -1,0 +1,55 @@
+"""Models by name: what is registered, and how an upload becomes one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from combiner.domain.types import Model
+from combiner.ports import Models
+from fedcombiner.modelstorage.formats import FormatError
+from fedcombiner.modelstorage.formats.npz import read_spec
+from fedcombiner.modelstorage.store import ModelStore, ObjectKey, parse_id
+from fedcombiner.servicekit.errors import InvalidArgument, NotFound
+
+log = structlog.get_logger()
+
+
+class Catalog:
+    def __init__(self, models: Models, store: ModelStore) -> None:
+        self._models = models
+        self._store = store
+
+    async def adopt(self, model_id: str, *, field: str = "model_id", name: str = "") -> Model:
+        """The model of that id; a completed upload of that id becomes a model first, copied out of the
+        uploads.
+
+        Raises:
+            NotFound: there is neither.
+            InvalidArgument: it is no id, or the upload is no model that could be averaged.
+        """
+        parse_id(model_id, field)
+        known = await self._models.get(model_id)
+        if known is not None:
+            return known
+        target, upload = ObjectKey("models", model_id), ObjectKey("uploads", model_id)
+        info = await self._store.head(target)
+        if info is None:
+            if await self._store.head(upload) is None:
+                raise NotFound(f"{field}: there is no model and no completed upload named {model_id}")
+            await self._check(upload, field)
+            info = await self._store.copy(upload, target)
+        log.info("model registered", model_id=model_id, size=info.size)
+        return await self._models.register(
+            Model(model_id=model_id, size=info.size, sha256=info.sha256, name=name)
+        )
+
+    async def _check(self, key: ObjectKey, field: str) -> None:
+        async with self._store.local_file(key) as path:
+            try:
+                await asyncio.to_thread(read_spec, path)
+            except FormatError as error:
+                raise InvalidArgument(
+                    field, key.id, f"an npz archive of numeric arrays ({error.detail})"
+                ) from error

@@ -1,0 +1,184 @@
+"""Waiting for the answers of the asked clients: drives the pure round policy with what really happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from combiner.domain.config import RoundConfig
+from combiner.domain.leases import OutageGuard
+from combiner.domain.round import Close, Failed, RoundPolicy, Succeeded, Why
+from combiner.domain.types import ClientRecord, ClientState, Job, Presence, Reason
+from combiner.ports import Event, Shared, StateUnavailable
+from combiner.rounds.clock import SharedClock
+from combiner.rounds.feed import RESYNC, Subscription
+from combiner.rounds.waiting import TaskSet, steady
+
+log = structlog.get_logger()
+
+# How often a round with open tasks looks whether its clients are still there.
+LOOK_S = 1.0
+CLIENT_WINDOW_MS = 10_000
+
+
+class Collector:
+    """Collects one job's answers until its policy says that the job is to be closed.
+
+    `start_judging(record)` is called once for each received update; what it starts accepts or rejects the
+    update in the journal and then calls `accepted` or `rejected` here. Validation jobs have none: their
+    answers are accepted as they are recorded.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        config: RoundConfig,
+        shared: Shared,
+        clock: SharedClock,
+        guard: OutageGuard,
+        events: Subscription,
+        start_judging: Callable[[ClientRecord], None] | None,
+    ) -> None:
+        self._job = job
+        self._config = config
+        self._shared = shared
+        self._clock = clock
+        self._events = events
+        self._start_judging = start_judging
+        self._policy = RoundPolicy.resume(job, config, clock.now())
+        self._judging: set[str] = set()
+        self._guard = guard
+
+    def begin(self) -> None:
+        """Judge what is there already.
+
+        After a crash that includes what was accepted before: it has to be folded again.
+        """
+        for record in self._job.of_state(ClientState.RECEIVED, ClientState.ACCEPTED):
+            self.judge(record)
+
+    def accepted(self, client: str) -> None:
+        self._policy.accepted(client, self._clock.now())
+
+    def rejected(self, client: str) -> None:
+        self._policy.rejected(client)
+
+    def verdict(self) -> Succeeded | Failed:
+        """Of the closed job, after everything received was judged."""
+        return self._policy.verdict()
+
+    async def until_closed(self, judging: TaskSet) -> Why:
+        """Why the job is to be closed. Raises what a judge raised."""
+        next_look = self._clock.now()
+        while True:
+            self._events.wake.clear()
+            judging.check()
+            await self._apply_events()
+            decision = self._policy.decide(self._clock.now())
+            if isinstance(decision, Close):
+                return decision.why
+            if self._clock.now() >= next_look:
+                await self._look_after_clients()
+                next_look = self._clock.now() + LOOK_S
+                continue
+            until = min(decision.until or next_look, next_look)
+            await self._sleep(until - self._clock.now())
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._events.wake.wait()
+        except TimeoutError:
+            return
+
+    async def _apply_events(self) -> None:
+        for event in self._events.drain():
+            if event.what == RESYNC:
+                await self._read_again()
+            elif event.version > self._job.version:
+                await self._apply(event)
+
+    async def _apply(self, event: Event) -> None:
+        """One change of the journal since we read the job.
+
+        Our own judgements come back as events too; they are known.
+        """
+        match event.what:
+            case "received":
+                await self._received(event.client)
+            case "failed":
+                self._policy.failed(event.client)
+            case "accepted" if self._start_judging is None:
+                self._policy.accepted(event.client, self._clock.now())
+            case "rejected" if event.client not in self._judging:
+                self._policy.rejected(
+                    event.client
+                )  # refused at the door: not uploaded, no number of examples
+            case "cancelled" | "ended" | "committed":
+                await self._read_again()
+
+    async def _received(self, client: str) -> None:
+        self._policy.received(client)
+        if client in self._judging:
+            return
+        record = await steady(lambda: self._shared.jobs.client(self._job.job_id, client))
+        if record is not None:
+            self.judge(record)
+
+    def judge(self, record: ClientRecord) -> None:
+        """Start judging an update, unless that was done before."""
+        if self._start_judging is None or record.client in self._judging:
+            return
+        self._judging.add(record.client)
+        self._start_judging(record)
+
+    async def _read(self) -> Job:
+        job = await steady(lambda: self._shared.jobs.get(self._job.job_id))
+        if job is None:
+            raise LookupError(f"job {self._job.job_id} is no longer in Redis")
+        return job
+
+    async def _read_again(self) -> None:
+        self._job = await self._read()
+        self._policy = RoundPolicy.resume(self._job, self._config, self._clock.now())
+        for record in self._job.of_state(ClientState.RECEIVED):
+            self.judge(record)
+
+    async def _look_after_clients(self) -> None:
+        """Fail clients that stayed away longer than the grace; an outage of ours is never taken for
+        theirs.
+        """
+        waiting = self._policy.waiting_for()
+        try:
+            presence = await self._shared.roster.presence(waiting) if waiting else []
+        except StateUnavailable:
+            return
+        if not self._guard.settled:
+            return
+        now = self._clock.now()
+        for client in presence:
+            self._note(client, now)
+        for name in self._policy.lost(now):
+            log.info("client is lost", client=name)
+            await self._fail_lost(name)
+
+    def _note(self, presence: Presence, now: float) -> None:
+        there = presence.streams > 0 and 0 <= presence.seen_ms_ago < CLIENT_WINDOW_MS
+        if there:
+            self._policy.back(presence.client)
+        else:
+            self._policy.away(presence.client, now)
+
+    async def _fail_lost(self, client: str) -> None:
+        record = self._job.clients[client]
+        await steady(
+            lambda: self._shared.jobs.fail_client(
+                client=client,
+                task_id=record.task_id,
+                job_id=self._job.job_id,
+                reason=Reason.CLIENT_LOST,
+                detail=f"no stream or no heartbeat for {self._config.client_grace:g} s",
+            )
+        )

@@ -1,0 +1,241 @@
+"""From received updates to the aggregate: check, record the judgement, fold.
+
+For each update, in any order:  fetch -> check completely -> journal `accepted` -> fold, or journal
+`rejected`. An accepted update whose process died before the fold is folded again from the store by whoever
+goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import structlog
+
+from combiner.aggregation import AGGREGATORS, Aggregator
+from combiner.domain.types import ClientRecord, ClientState, Reason
+from combiner.ports import Jobs, Lease
+from combiner.rounds.meter import Meter
+from combiner.rounds.waiting import steady
+from fedcombiner.modelstorage.formats import FormatError, ModelSpec
+from fedcombiner.modelstorage.formats.npz import CheckedUpdate, check_update, read_spec
+from fedcombiner.modelstorage.store import (
+    ModelStore,
+    ObjectInfo,
+    ObjectKey,
+    ObjectNotFound,
+    StoreFull,
+    StoreUnavailable,
+)
+from fedcombiner.servicekit.backoff import Backoff, retry
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+STORE_PATIENCE_S = 600.0
+STORE_BACKOFF = Backoff(initial=0.1, maximum=5.0)
+COPY_BLOCK = 4 << 20
+
+
+class RoundFailed(Exception):
+    """The round cannot go on; the text is the job's reason."""
+
+
+class Observer(Protocol):
+    """Who wants to know what became of an update."""
+
+    def accepted(self, client: str) -> None: ...
+
+    def rejected(self, client: str) -> None: ...
+
+
+async def patient(step: Callable[[], Awaitable[T]]) -> T:
+    """One step of the object store, tried again while the store is away.
+
+    RoundFailed when that lasts `STORE_PATIENCE_S`: every job ends.
+    """
+    try:
+        return await retry(
+            step, on=(StoreUnavailable, StoreFull), timeout=STORE_PATIENCE_S, backoff=STORE_BACKOFF
+        )
+    except (StoreUnavailable, StoreFull) as error:
+        raise RoundFailed(f"the object store was away for {STORE_PATIENCE_S:.0f} s: {error}") from error
+
+
+class Workshop:
+    """The threads in which updates are checked and folded, shared by all rounds of a process.
+
+    At most `slots` updates are under way at once; the others wait in the store, which bounds scratch space
+    and memory.
+    """
+
+    def __init__(self, scratch: Path, slots: int = 2) -> None:
+        self.scratch = scratch
+        self.slots = asyncio.Semaphore(slots)
+        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="fold")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """`work()` in a thread.
+
+        Cancelling the caller waits for it: a half-done fold must not go on unseen.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class Folder:
+    """Folds the updates of one job into one aggregate."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        jobs: Jobs,
+        store: ModelStore,
+        workshop: Workshop,
+        aggregator: Aggregator,
+        parent: ModelSpec,
+        meter: Meter,
+    ) -> None:
+        self._lease = lease
+        self._jobs = jobs
+        self._store = store
+        self._workshop = workshop
+        self._aggregator = aggregator
+        self._parent = parent
+        self._meter = meter
+        self._folding = asyncio.Lock()
+        self.seconds = {"checking": 0.0, "folding": 0.0, "writing": 0.0}
+
+    @classmethod
+    async def open(
+        cls,
+        lease: Lease,
+        jobs: Jobs,
+        store: ModelStore,
+        workshop: Workshop,
+        *,
+        parent: ObjectKey,
+        aggregator: str,
+        meter: Meter,
+    ) -> Folder:
+        """Reads the parent's names, shapes and types.
+
+        RoundFailed if there is no such model or it cannot be averaged.
+        """
+
+        async def spec() -> ModelSpec:
+            async with store.local_file(parent) as path:
+                return await workshop.run(lambda: read_spec(path))
+
+        try:
+            parent_spec = await patient(spec)
+        except ObjectNotFound as error:
+            raise RoundFailed(f"model_id: {parent.id} is not in the store") from error
+        except FormatError as error:
+            raise RoundFailed(f"model_id: {parent.id} cannot be averaged: {error}") from error
+        return cls(
+            lease,
+            jobs,
+            store,
+            workshop,
+            AGGREGATORS[aggregator](parent_spec, workshop.scratch),
+            parent_spec,
+            meter,
+        )
+
+    @property
+    def updates(self) -> int:
+        return self._aggregator.updates
+
+    @property
+    def num_examples(self) -> int:
+        return self._aggregator.num_examples
+
+    async def judge(self, record: ClientRecord, observer: Observer) -> None:
+        """Check one received update, record the judgement, fold it if it is good."""
+        async with self._workshop.slots:
+            try:
+                await patient(lambda: self._take(record, observer))
+            except FormatError as error:
+                await self._reject(record, observer, error.reason, error.detail)
+            except ObjectNotFound:
+                await self._reject(
+                    record, observer, Reason.NOT_UPLOADED, f"no upload named {record.update_id}"
+                )
+
+    async def _take(self, record: ClientRecord, observer: Observer) -> None:
+        async with self._store.local_file(ObjectKey("uploads", record.update_id)) as path:
+            update = await self._timed(
+                "checking", lambda: check_update(path, self._parent, self._workshop.scratch)
+            )
+            try:
+                if record.state is not ClientState.ACCEPTED:
+                    await steady(lambda: self._jobs.accept(self._lease, record.client))
+                await self._fold(update, record.num_examples)
+            finally:
+                update.close()
+        self._meter.accepted()
+        observer.accepted(record.client)
+
+    async def _fold(self, update: CheckedUpdate, num_examples: int) -> None:
+        async with self._folding:
+            await self._timed("folding", lambda: self._aggregator.fold(update, num_examples))
+
+    async def _reject(self, record: ClientRecord, observer: Observer, reason: str, detail: str) -> None:
+        if record.state is ClientState.ACCEPTED:
+            raise RoundFailed(
+                f"the accepted update {record.update_id} of {record.client} is gone from the store: {detail}"
+            )
+        log.info("update rejected", client=record.client, reason=reason, detail=detail)
+        await steady(lambda: self._jobs.reject(self._lease, record.client, reason, detail))
+        self._meter.rejected(reason)
+        observer.rejected(record.client)
+
+    async def write(self, target: ObjectKey) -> ObjectInfo:
+        """The aggregate as an object of the store. Leaves nothing behind if it fails.
+
+        It is made in scratch first: the archive's headers hold checksums of what follows them, and a store
+        that is away for a while must not make us divide again.
+        """
+        started = time.monotonic()
+        path = self._workshop.scratch / f"aggregate-{uuid.uuid4()}"
+        try:
+            await self._workshop.run(lambda: self._aggregator.write(path))
+            info = await patient(lambda: self._store_file(path, target))
+        finally:
+            path.unlink(missing_ok=True)
+        self._note("writing", time.monotonic() - started)
+        return info
+
+    async def _store_file(self, path: Path, target: ObjectKey) -> ObjectInfo:
+        size = path.stat().st_size
+        async with self._store.writer(target, max_bytes=size) as writer:
+            with path.open("rb", buffering=0) as source:
+                while block := await asyncio.to_thread(source.read, COPY_BLOCK):
+                    await writer.write(block)
+            return await writer.commit()
+
+    async def _timed(self, part: str, work: Callable[[], T]) -> T:
+        started = time.monotonic()
+        result = await self._workshop.run(work)
+        self._note(part, time.monotonic() - started)
+        return result
+
+    def _note(self, part: str, seconds: float) -> None:
+        self.seconds[part] += seconds
+        self._meter.part(part, seconds)
+
+    def close(self) -> None:
+        self._aggregator.close()

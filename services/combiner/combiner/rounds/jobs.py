@@ -1,0 +1,254 @@
+"""Running one job under its lease, from the first look to its one end.
+
+training:     wait for clients -> ask -> collect and fold -> close -> write the aggregate -> commit
+validation,
+inference:    wait for clients -> ask -> collect answers -> close -> end
+
+Each arrow is one atomic step in the journal, so any replica can begin here with a job in any state
+(docs/life-of-a-round.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from combiner.domain.config import ConfigError, RoundConfig
+from combiner.domain.leases import OutageGuard
+from combiner.domain.metrics import parse_metrics
+from combiner.domain.round import Failed, too_few_clients
+from combiner.domain.selection import choose, rng_for
+from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, State
+from combiner.ports import Ask, Ended, Lease, LeaseLost, Shared, StateUnavailable, View
+from combiner.rounds.clock import SharedClock
+from combiner.rounds.collecting import Collector
+from combiner.rounds.feed import Feed, Subscription
+from combiner.rounds.folding import Folder, RoundFailed, Workshop
+from combiner.rounds.meter import Meter
+from combiner.rounds.waiting import TaskSet, steady
+from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreFull, StoreUnavailable
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every job needs."""
+
+    shared: Shared
+    store: ModelStore
+    feed: Feed
+    clock: SharedClock
+    workshop: Workshop
+    guard: OutageGuard
+    meter: Meter
+
+
+class JobRunner:
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def __call__(self, lease: Lease) -> None:
+        """Run the job to its end. Raises LeaseLost or Ended when it is no longer ours to end."""
+        shared = self._tools.shared
+        with self._tools.feed.subscribe(f"job:{lease.id}") as events:
+            job = await steady(lambda: shared.jobs.get(lease.id))
+            if job is None or job.state.ended:
+                return
+            bind = {"round_id": job.round_id, "session_id": job.session_id}
+            with structlog.contextvars.bound_contextvars(**bind):
+                await self._to_an_end(lease, job, events)
+
+    async def _to_an_end(self, lease: Lease, job: Job, events: Subscription) -> None:
+        try:
+            await self._tools.clock.sync()
+            await JobRun(self._tools, lease, RoundConfig.parse(job.config), events).run(job)
+        except RoundFailed as error:
+            await self._fail(lease, job, str(error))
+        except ConfigError as error:
+            await self._fail(lease, job, f"config: {error}")
+        except (LeaseLost, Ended, StateUnavailable, asyncio.CancelledError):
+            raise
+        except Exception:
+            # Whatever is wrong with our code, the one who waits for the job is told.
+            log.exception("job failed unexpectedly")
+            await self._fail(lease, job, "internal error; the combiner's log says more")
+
+    async def _fail(self, lease: Lease, job: Job, reason: str) -> None:
+        log.warning("job failed", reason=reason)
+        await steady(lambda: self._tools.shared.jobs.end(lease, State.FAILED, reason))
+        self._tools.meter.job_ended(job.kind, State.FAILED)
+
+
+class JobRun:
+    """One attempt at one job, by one replica."""
+
+    def __init__(self, tools: Tools, lease: Lease, config: RoundConfig, events: Subscription) -> None:
+        self._tools = tools
+        self._shared = tools.shared
+        self._lease = lease
+        self._config = config
+        self._events = events
+
+    async def run(self, job: Job) -> None:
+        if job.kind is Kind.TRAINING:
+            await self._train(job)
+        else:
+            await self._question(job)
+
+    async def _train(self, job: Job) -> None:
+        folder = await Folder.open(
+            self._lease,
+            self._shared.jobs,
+            self._tools.store,
+            self._tools.workshop,
+            parent=ObjectKey("models", job.parent_model_id),
+            aggregator=self._config.aggregator,
+            meter=self._tools.meter,
+        )
+        try:
+            job = await self._ask(job, View.TRAINING)
+            job = await self._collect(job, folder)
+            await self._aggregate(job, folder)
+        finally:
+            folder.close()
+
+    async def _question(self, job: Job) -> None:
+        """Validation and inference: clients answer with JSON, there is no model to make."""
+        job = await self._ask(job, View.VALIDATION)
+        collector = self._collector(job, None)
+        async with TaskSet(lambda: None) as nothing:
+            why = await collector.until_closed(nothing)
+        job = await steady(lambda: self._shared.jobs.close(self._lease, why))
+        verdict = collector.verdict()
+        state, reason = (
+            (State.FAILED, verdict.reason) if isinstance(verdict, Failed) else (State.SUCCEEDED, "")
+        )
+        metrics = {client: parse_metrics(text) for client, text in job.answers.items()}
+        await steady(
+            lambda: self._shared.jobs.end(
+                self._lease,
+                state,
+                reason,
+                metrics=metrics if job.kind is Kind.VALIDATION else None,
+                timings=self._timings(job),
+            )
+        )
+        self._tools.meter.job_ended(job.kind, state)
+        log.info("job ended", kind=job.kind, state=state, reason=reason, answers=len(job.answers))
+
+    async def _ask(self, job: Job, view: View) -> Job:
+        """Wait for enough clients, choose, ask. A job that was opened before is only read again."""
+        if job.deadline_ms:
+            return job
+        active = await self._enough_clients(view)
+        chosen = choose(active, self._config, rng_for(self._config, random.Random()))
+        asks = [Ask(client=name, task_id=str(uuid.uuid4())) for name in chosen]
+        timeout_ms = round(self._config.round_timeout * 1000)
+        task_data = self._config.task_data(job.job_id)
+        opened = await steady(lambda: self._shared.jobs.open(self._lease, asks, timeout_ms, task_data))
+        log.info("clients asked", asked=len(opened.clients), active=len(active))
+        return opened
+
+    async def _enough_clients(self, view: View) -> Sequence[str]:
+        """The active clients, as soon as there are `clients_required` of them."""
+        required = self._config.clients_required
+        deadline = self._tools.clock.now() + self._config.wait_for_clients
+        waiting = False
+        try:
+            while True:
+                active = await steady(lambda: self._shared.roster.active(view))
+                if len(active) >= required:
+                    return active
+                if self._tools.clock.now() >= deadline:
+                    raise RoundFailed(too_few_clients(len(active), self._config).reason)
+                if not waiting:
+                    waiting = True
+                    await steady(lambda: self._shared.roster.want_clients(self._lease.id, True))
+                    log.info("waiting for clients", active=len(active), required=required)
+                    continue  # one may have come between the look and the wish
+                await self._next_event(deadline)
+        finally:
+            if waiting:
+                await steady(lambda: self._shared.roster.want_clients(self._lease.id, False))
+
+    async def _next_event(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._tools.clock.now())):
+                event = await self._events.get()
+        except TimeoutError:
+            return
+        if State(event.state or State.RUNNING).ended:
+            raise Ended(self._lease.id)
+
+    def _collector(self, job: Job, start: Callable[[ClientRecord], None] | None) -> Collector:
+        tools = self._tools
+        return Collector(job, self._config, self._shared, tools.clock, tools.guard, self._events, start)
+
+    async def _collect(self, job: Job, folder: Folder) -> Job:
+        """Until the job is closed and every update received before is judged.
+
+        RoundFailed if too few are good.
+        """
+        async with TaskSet(self._events.wake.set) as judging:
+
+            def start(record: ClientRecord) -> None:
+                judging.spawn(folder.judge(record, collector), name=f"judge {record.client}")
+
+            collector = self._collector(job, start)
+            collector.begin()
+            why = await collector.until_closed(judging)
+            job = await steady(lambda: self._shared.jobs.close(self._lease, why))
+            log.info("round closed", why=why)
+            for record in job.of_state(ClientState.RECEIVED):
+                collector.judge(record)
+            await judging.join()
+            verdict = collector.verdict()
+        if isinstance(verdict, Failed):
+            raise RoundFailed(verdict.reason)
+        return job
+
+    async def _aggregate(self, job: Job, folder: Folder) -> None:
+        model_id = str(uuid.uuid4())
+        key = ObjectKey("models", model_id)
+        info = await folder.write(key)
+        model = Model(
+            model_id=model_id,
+            parent_model_id=job.parent_model_id,
+            session_id=job.session_id,
+            round_id=job.round_id,
+            job_id=job.job_id,
+            size=info.size,
+            sha256=info.sha256,
+            updates=folder.updates,
+            num_examples=folder.num_examples,
+        )
+        timings = {**self._timings(job), **folder.seconds}
+        try:
+            await steady(lambda: self._shared.jobs.commit(self._lease, model, timings))
+        except (LeaseLost, Ended):
+            await self._remove([key])
+            raise
+        self._tools.meter.job_ended(job.kind, State.SUCCEEDED)
+        log.info("aggregate committed", model_id=model_id, updates=folder.updates, size=info.size)
+        if self._config.delete_models_storage:
+            await self._remove(
+                [ObjectKey("uploads", r.update_id) for r in job.clients.values() if r.update_id]
+            )
+
+    async def _remove(self, keys: Sequence[ObjectKey]) -> None:
+        """Best effort: what stays because the store is away is removed by the retention rule of uploads."""
+        for key in keys:
+            try:
+                await self._tools.store.delete(key)
+            except (StoreUnavailable, StoreFull) as error:
+                log.warning("could not delete", object=str(key), error=str(error))
+                return
+
+    def _timings(self, job: Job) -> Mapping[str, float]:
+        return {"collecting": round(self._tools.clock.now() - job.started_ms / 1000, 6)}

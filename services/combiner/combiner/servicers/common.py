@@ -1,0 +1,33 @@
+"""What the servicers share."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from combiner.ports import StateUnavailable
+from fedcombiner.servicekit.errors import Unavailable
+from fedcombiner.wire.eras import identity
+from fedcombiner.wire.pb import fedn_pb2
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+NAME_MAX = 256
+# A refused stream is held this long: FEDn's clients come back at once, up to a thousand times a second.
+REFUSAL_HOLD_S = 5.0
+
+
+def client_name(sender: fedn_pb2.Client) -> str:
+    """Who sends this; empty if the message names nobody, or with a name that cannot be one."""
+    name = identity(sender)
+    return name if 0 < len(name) <= NAME_MAX and name.isprintable() else ""
+
+
+def redis_away(error: StateUnavailable) -> Unavailable:
+    return Unavailable(f"Redis is away: {error}; try again")
+
+
+def parameters(request: fedn_pb2.ControlRequest) -> dict[str, str]:
+    """Later duplicates win, as in FEDn."""
+    return {parameter.key: parameter.value for parameter in request.parameter}

@@ -1,0 +1,84 @@
+"""Connector: heartbeats, statuses, and who is there (section 3 of FEDn's wire)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from combiner.beats import Beats
+from combiner.domain.updates import parse_failure
+from combiner.inbox import Inbox
+from combiner.ports import Roster, StateUnavailable, View
+from combiner.servicers.common import Context, client_name, redis_away
+from combiner.statuses import Statuses
+from combiner.tuning import Tuning
+from fedcombiner.wire.eras import era_of_sender
+from fedcombiner.wire.pb import fedn_pb2
+from fedcombiner.wire.registry import with_package
+
+log = structlog.get_logger()
+
+VIEW_OF_CHANNEL: Mapping[int, View] = {
+    fedn_pb2.DEFAULT: View.TRAINING,
+    fedn_pb2.MODEL_UPDATE_REQUESTS: View.TRAINING,
+    fedn_pb2.MODEL_VALIDATION_REQUESTS: View.VALIDATION,
+}
+
+
+class ConnectorServicer:
+    def __init__(
+        self, beats: Beats, statuses: Statuses, inbox: Inbox, roster: Roster, tuning: Tuning
+    ) -> None:
+        self._beats = beats
+        self._statuses = statuses
+        self._inbox = inbox
+        self._roster = roster
+        self._tuning = tuning
+
+    @with_package
+    async def SendHeartbeat(
+        self, request: fedn_pb2.Heartbeat, context: Context, package: str
+    ) -> fedn_pb2.Response:
+        """From memory: never waits for a back end."""
+        name = client_name(request.sender)
+        if name:
+            self._beats.note(name, era_of_sender(package, request.sender).name)
+        return fedn_pb2.Response(sender=request.sender, response="Heartbeat received")
+
+    @with_package
+    async def SendStatus(self, request: fedn_pb2.Status, context: Context, package: str) -> fedn_pb2.Response:
+        """Kept in a bounded log; a warning about a task says that its client has failed. Never fails."""
+        name = client_name(request.sender)
+        era = era_of_sender(package, request.sender)
+        self._statuses.note(name, request, era)
+        if name and era.is_warning(request.log_level) and request.data:
+            ref = parse_failure(request.data)
+            if ref.task_id or ref.job_id:
+                await self._inbox.failure(name, ref, request.status[:200])
+        return fedn_pb2.Response(response="Status received.")
+
+    async def ListActiveClients(
+        self, request: fedn_pb2.ListClientsRequest, context: Context
+    ) -> fedn_pb2.ClientList:
+        """Channel 0 is answered as channel 1: FEDn answered nothing, which helped nobody."""
+        view = VIEW_OF_CHANNEL.get(request.channel)
+        if view is None:
+            return fedn_pb2.ClientList()
+        try:
+            names = await self._roster.active(view)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        # The role stays 0: WORKER in the generations that call this.
+        return fedn_pb2.ClientList(client=[fedn_pb2.Client(name=name) for name in names])
+
+    async def AcceptingClients(
+        self, request: fedn_pb2.ConnectionRequest, context: Context
+    ) -> fedn_pb2.ConnectionResponse:
+        """Advice for a controller that spreads clients; a client that comes all the same is served."""
+        try:
+            active = len(await self._roster.active(View.TRAINING))
+        except StateUnavailable:
+            return fedn_pb2.ConnectionResponse(status=fedn_pb2.TRY_AGAIN_LATER)
+        accepting = active < self._tuning.max_clients
+        return fedn_pb2.ConnectionResponse(status=fedn_pb2.ACCEPTING if accepting else fedn_pb2.NOT_ACCEPTING)

@@ -1,0 +1,165 @@
+"""Records of the domain as messages of combiner.v1."""
+
+from __future__ import annotations
+
+from combiner.domain.types import (
+    ClientState,
+    Job,
+    Kind,
+    Model,
+    Outcome,
+    Presence,
+    RoundResult,
+    Session,
+    State,
+)
+from combiner.ports import Event, outcomes
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+
+KINDS = {Kind.TRAINING: pb.TRAINING, Kind.VALIDATION: pb.VALIDATION, Kind.INFERENCE: pb.INFERENCE}
+STATES = {state: pb.State.Value(state.value) for state in State}
+
+
+def seconds(ms: int) -> float:
+    return ms / 1000
+
+
+def state(text: str) -> pb.State.ValueType:
+    return STATES[State(text)] if text else pb.STATE_UNSPECIFIED
+
+
+def job(record: Job) -> pb.Job:
+    rejected, failed = outcomes(record)
+    return pb.Job(
+        job_id=record.job_id,
+        session_id=record.session_id,
+        kind=KINDS[record.kind],
+        state=STATES[record.state],
+        reason=record.reason,
+        round_id=record.round_id,
+        model_id=record.model_id,
+        parent_model_id=record.parent_model_id,
+        asked=sorted(record.clients),
+        accepted=[r.client for r in record.of_state(ClientState.ACCEPTED)],
+        received=[r.client for r in record.of_state(ClientState.RECEIVED)],
+        rejected=[outcome(o) for o in rejected],
+        failed=[outcome(o) for o in failed],
+        unrecorded=record.unrecorded,
+        created_at=seconds(record.created_ms),
+        started_at=seconds(record.started_ms),
+        ended_at=seconds(record.ended_ms),
+        deadline_at=seconds(record.deadline_ms),
+        config=record.config,
+        answers=[pb.Answer(client=name, data=data) for name, data in sorted(record.answers.items())],
+        phase=record.phase,
+        version=record.version,
+        timings=record.timings,
+    )
+
+
+def outcome(record: Outcome) -> pb.Outcome:
+    return pb.Outcome(client=record.client, reason=record.reason, detail=record.detail)
+
+
+def job_event(event: Event) -> pb.JobEvent:
+    return pb.JobEvent(
+        job_id=event.job_id,
+        session_id=event.session_id,
+        what=event.what,
+        state=state(event.state),
+        client=event.client,
+        reason=event.reason,
+        at=seconds(event.at_ms),
+        asked=event.asked,
+        accepted=event.accepted,
+        rejected=event.rejected,
+        failed=event.failed,
+        version=event.version,
+    )
+
+
+def job_snapshot(record: Job) -> pb.JobEvent:
+    message = job(record)
+    return pb.JobEvent(
+        job_id=record.job_id,
+        session_id=record.session_id,
+        what="snapshot",
+        state=message.state,
+        reason=record.reason,
+        at=message.ended_at or message.started_at or message.created_at,
+        asked=len(message.asked),
+        accepted=len(message.accepted),
+        rejected=len(message.rejected),
+        failed=len(message.failed),
+        version=record.version,
+        job=message,
+    )
+
+
+def session(record: Session) -> pb.Session:
+    return pb.Session(
+        session_id=record.session_id,
+        state=STATES[record.state],
+        reason=record.reason,
+        seed_model_id=record.seed_model_id,
+        model_id=record.model_id,
+        rounds=int(record.config.get("rounds", "0")),
+        rounds_done=len({r.round_id for r in record.results if r.state is State.SUCCEEDED}),
+        failed_rounds=sum(r.state is not State.SUCCEEDED for r in record.results),
+        created_at=seconds(record.created_ms),
+        started_at=seconds(record.started_ms),
+        ended_at=seconds(record.ended_ms),
+        config=record.config,
+        results=[round_result(r) for r in record.results],
+        current_job_id=record.current_job_id,
+        version=record.version,
+    )
+
+
+def round_result(record: RoundResult) -> pb.RoundResult:
+    return pb.RoundResult(
+        round_id=record.round_id,
+        job_id=record.job_id,
+        validation_job_id=record.validation_job_id,
+        state=STATES[record.state],
+        reason=record.reason,
+        model_id=record.model_id,
+        metrics=record.metrics,
+        started_at=seconds(record.started_ms),
+        ended_at=seconds(record.ended_ms),
+        accepted=record.accepted,
+    )
+
+
+def model(record: Model) -> pb.Model:
+    return pb.Model(
+        model_id=record.model_id,
+        parent_model_id=record.parent_model_id,
+        session_id=record.session_id,
+        round_id=record.round_id,
+        job_id=record.job_id,
+        size=record.size,
+        sha256=record.sha256,
+        created_at=seconds(record.created_ms),
+        updates=record.updates,
+        num_examples=record.num_examples,
+        metrics=record.metrics,
+        client_metrics=[
+            pb.ClientMetrics(client=name, metrics=metrics)
+            for name, metrics in sorted(record.client_metrics.items())
+        ],
+        name=record.name,
+    )
+
+
+def client(record: Presence, window_ms: int) -> pb.Client:
+    active = record.streams > 0 and 0 <= record.seen_ms_ago < window_ms
+    return pb.Client(
+        client=record.client,
+        active=active,
+        trainer=record.trainer_streams > 0,
+        validator=record.validator_streams > 0,
+        seen_seconds_ago=record.seen_ms_ago / 1000 if record.seen_ms_ago >= 0 else -1,
+        era=record.era,
+        streams=record.streams,
+    )

@@ -1,0 +1,225 @@
+"""combiner.v1: jobs, sessions, models and clients for operators and data scientists."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+import structlog
+
+from combiner.catalog import Catalog
+from combiner.domain.config import ConfigError
+from combiner.domain.session import SessionConfig
+from combiner.domain.types import Job, Session, State
+from combiner.ports import QueueFull, Shared, StateUnavailable
+from combiner.rounds.feed import RESYNC, Feed
+from combiner.servicers import convert
+from combiner.servicers.common import Context, redis_away
+from combiner.servicers.control import config_error
+from fedcombiner.modelstorage.store import parse_id
+from fedcombiner.servicekit.errors import FailedPrecondition, NotFound, ResourceExhausted
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+
+log = structlog.get_logger()
+
+LIST_LIMIT = 1000
+CANCELLED_BY_HAND = "cancelled by the operator"
+
+
+class JobsServicer:
+    def __init__(self, shared: Shared, feed: Feed) -> None:
+        self._shared = shared
+        self._feed = feed
+
+    async def _job(self, job_id: str) -> Job:
+        try:
+            job = await self._shared.jobs.get(job_id) if job_id else None
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        if job is None:
+            raise NotFound(f"job_id: there is no job {job_id[:128]!r}")
+        return job
+
+    async def Get(self, request: pb.JobRequest, context: Context) -> pb.Job:
+        return convert.job(await self._job(request.job_id))
+
+    async def List(self, request: pb.ListJobsRequest, context: Context) -> AsyncIterator[pb.Job]:
+        try:
+            async for job in self._shared.jobs.list(
+                session_id=request.session_id, limit=request.limit or LIST_LIMIT
+            ):
+                yield convert.job(job)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+
+    async def Watch(self, request: pb.JobRequest, context: Context) -> AsyncIterator[pb.JobEvent]:
+        """A snapshot, each change after it, and a snapshot at the end."""
+        with self._feed.subscribe(f"job:{request.job_id}") as events:
+            job = await self._job(request.job_id)
+            yield convert.job_snapshot(job)
+            version = job.version
+            while not job.state.ended:
+                event = await events.get()
+                if event.what != RESYNC:
+                    if event.version <= version:
+                        continue
+                    version = event.version
+                    if not State(event.state or State.RUNNING).ended:
+                        yield convert.job_event(event)
+                        continue
+                job = await self._job(request.job_id)
+                version = job.version
+                yield convert.job_snapshot(job)
+
+    async def Cancel(self, request: pb.JobRequest, context: Context) -> pb.Job:
+        job = await self._job(request.job_id)
+        try:
+            return convert.job(await self._shared.jobs.cancel(job.job_id, CANCELLED_BY_HAND) or job)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+
+
+class SessionsServicer:
+    def __init__(self, shared: Shared, feed: Feed, catalog: Catalog) -> None:
+        self._shared = shared
+        self._feed = feed
+        self._catalog = catalog
+
+    async def _session(self, session_id: str) -> Session:
+        try:
+            session = await self._shared.sessions.get(session_id) if session_id else None
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        if session is None:
+            raise NotFound(f"session_id: there is no session {session_id[:128]!r}")
+        return session
+
+    async def Start(self, request: pb.StartSessionRequest, context: Context) -> pb.Session:
+        """Queue a session. A config that cannot run is refused here, naming the key."""
+        session_id = parse_id(request.session_id or str(uuid.uuid4()), "session_id")
+        try:
+            known = await self._shared.sessions.get(session_id)
+            if known is not None:
+                return convert.session(_same(known, request))
+            config = SessionConfig.parse(request.config)
+            model_id = request.model_id or await self._newest_model()
+            await self._catalog.adopt(model_id)
+            session = Session(
+                session_id=session_id,
+                state=State.QUEUED,
+                reason="",
+                seed_model_id=model_id,
+                model_id=model_id,
+                config={**request.config, "rounds": str(config.rounds)},
+            )
+            started = await self._shared.sessions.start(session)
+        except ConfigError as error:
+            raise config_error(error) from error
+        except QueueFull as error:
+            raise ResourceExhausted(str(error)) from error
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        log.info("session queued", session_id=session_id, model_id=model_id, rounds=config.rounds)
+        return convert.session(started)
+
+    async def _newest_model(self) -> str:
+        model = await self._shared.models.newest()
+        if model is None:
+            raise NotFound("model_id: there is no model yet; put one with `combiner model put FILE`")
+        return model.model_id
+
+    async def Get(self, request: pb.SessionRequest, context: Context) -> pb.Session:
+        return convert.session(await self._session(request.session_id))
+
+    async def List(self, request: pb.ListSessionsRequest, context: Context) -> AsyncIterator[pb.Session]:
+        try:
+            async for session in self._shared.sessions.list(limit=request.limit or LIST_LIMIT):
+                yield convert.session(session)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+
+    async def Watch(self, request: pb.SessionRequest, context: Context) -> AsyncIterator[pb.SessionEvent]:
+        """The session whenever it changes, and every change of its jobs in between, until it has ended."""
+        with self._feed.subscribe(f"session:{request.session_id}") as events:
+            session = await self._session(request.session_id)
+            yield _session_event("snapshot", session)
+            while not session.state.ended:
+                event = await events.get()
+                if event.job_id and event.what != RESYNC:
+                    yield pb.SessionEvent(
+                        session_id=session.session_id, what="job", job=convert.job_event(event)
+                    )
+                    continue
+                newer = await self._session(request.session_id)
+                if newer.version != session.version:
+                    session = newer
+                    yield _session_event("snapshot" if session.state.ended else event.what, session)
+
+    async def Cancel(self, request: pb.SessionRequest, context: Context) -> pb.Session:
+        session = await self._session(request.session_id)
+        try:
+            ended = await self._shared.sessions.cancel(session.session_id, CANCELLED_BY_HAND)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        return convert.session(ended or session)
+
+
+def _same(known: Session, request: pb.StartSessionRequest) -> Session:
+    """Starting again is fine (a lost reply, a retry) as long as it asks for the same."""
+    same_model = request.model_id in ("", known.seed_model_id)
+    if not same_model or any(known.config.get(key) != value for key, value in request.config.items()):
+        raise FailedPrecondition(
+            f"session_id: {known.session_id} exists with another model or config; choose another session_id"
+        )
+    return known
+
+
+def _session_event(what: str, session: Session) -> pb.SessionEvent:
+    return pb.SessionEvent(session_id=session.session_id, what=what, session=convert.session(session))
+
+
+class ModelsServicer:
+    def __init__(self, shared: Shared, catalog: Catalog) -> None:
+        self._shared = shared
+        self._catalog = catalog
+
+    async def Put(self, request: pb.PutModelRequest, context: Context) -> pb.Model:
+        try:
+            return convert.model(await self._catalog.adopt(request.model_id, name=request.name[:200]))
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+
+    async def Get(self, request: pb.ModelRequest, context: Context) -> pb.Model:
+        try:
+            model = await (
+                self._shared.models.get(request.model_id)
+                if request.model_id
+                else self._shared.models.newest()
+            )
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        if model is None:
+            raise NotFound(f"model_id: there is no model {request.model_id[:128]!r}")
+        return convert.model(model)
+
+    async def List(self, request: pb.ListModelsRequest, context: Context) -> AsyncIterator[pb.Model]:
+        try:
+            async for model in self._shared.models.list(
+                session_id=request.session_id, limit=request.limit or LIST_LIMIT
+            ):
+                yield convert.model(model)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+
+
+class ClientsServicer:
+    def __init__(self, shared: Shared, client_window_ms: int) -> None:
+        self._shared = shared
+        self._window_ms = client_window_ms
+
+    async def List(self, request: pb.ListClientsRequest, context: Context) -> AsyncIterator[pb.Client]:
+        try:
+            async for presence in self._shared.roster.list(all=request.all):
+                yield convert.client(presence, self._window_ms)
+        except StateUnavailable as error:
+            raise redis_away(error) from error

@@ -1,0 +1,207 @@
+"""Combiner: the clients' streams and their answers (sections 3.6 to 3.11 of FEDn's wire)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import structlog
+
+from combiner.domain.types import Kind
+from combiner.domain.updates import parse_task_data, parse_update_meta
+from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
+from combiner.ports import StateUnavailable, Task, Tasks, View
+from combiner.servicers.common import REFUSAL_HOLD_S, Context, client_name, redis_away
+from combiner.streams import StreamHub
+from fedcombiner.servicekit.errors import NotFound, Unavailable
+from fedcombiner.wire import eras
+from fedcombiner.wire.eras import Era, era_of_subscription
+from fedcombiner.wire.pb import fedn_pb2
+from fedcombiner.wire.registry import with_package
+
+log = structlog.get_logger()
+
+TYPE_OF_KIND = {
+    Kind.TRAINING: eras.TRAINING,
+    Kind.VALIDATION: eras.VALIDATION,
+    Kind.INFERENCE: eras.PREDICTION,
+}
+
+
+class CombinerServicer:
+    """`name` is how the combiner signs its messages."""
+
+    def __init__(self, name: str, hub: StreamHub, inbox: Inbox, tasks: Tasks) -> None:
+        self._name = name
+        self._hub = hub
+        self._inbox = inbox
+        self._tasks = tasks
+
+    # --- streams to clients: three views of one queue
+
+    @with_package
+    async def ModelUpdateRequestStream(
+        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
+    ) -> AsyncIterator[fedn_pb2.TaskRequest]:
+        era = era_of_subscription(package, "ModelUpdateRequestStream", request.sender)
+        async for task in self._stream(request, View.TRAINING, era):
+            yield self._request(task, era)
+
+    @with_package
+    async def ModelValidationRequestStream(
+        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
+    ) -> AsyncIterator[fedn_pb2.ModelValidationRequest]:
+        era = era_of_subscription(package, "ModelValidationRequestStream", request.sender)
+        async for task in self._stream(request, View.VALIDATION, era):
+            yield self._validation_request(task, era)
+
+    @with_package
+    async def TaskStream(
+        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
+    ) -> AsyncIterator[fedn_pb2.TaskRequest]:
+        era = era_of_subscription(package, "TaskStream", request.sender)
+        async for task in self._stream(request, View.ALL, era):
+            yield self._request(task, era)
+
+    async def _stream(
+        self, request: fedn_pb2.ClientAvailableMessage, view: View, era: Era
+    ) -> AsyncIterator[Task]:
+        name = client_name(request.sender)
+        if not name:
+            log.warning("stream refused: no usable client name", era=era.name)
+            await asyncio.sleep(REFUSAL_HOLD_S)
+            raise Unavailable("sender.name: a client's name of 1 to 256 printable characters is needed")
+        async with self._hub.open(name, view, era.name) as stream:
+            async for task in stream.tasks():
+                log.debug("task sent", client=name, job_id=task.job_id, kind=task.kind)
+                yield task
+
+    async def ModelUpdateStream(
+        self, request: fedn_pb2.ClientAvailableMessage, context: Context
+    ) -> AsyncIterator[fedn_pb2.ModelUpdate]:
+        """Part of FEDn's interface; nothing was ever sent on it. Open until the caller leaves or we drain."""
+        async for _ in self._hub.idle():
+            yield fedn_pb2.ModelUpdate()
+
+    async def ModelValidationStream(
+        self, request: fedn_pb2.ClientAvailableMessage, context: Context
+    ) -> AsyncIterator[fedn_pb2.ModelValidation]:
+        """As `ModelUpdateStream`."""
+        async for _ in self._hub.idle():
+            yield fedn_pb2.ModelValidation()
+
+    # --- messages of tasks
+
+    def _request(self, task: Task, era: Era) -> fedn_pb2.TaskRequest:
+        if task.raw:
+            return self._signed(fedn_pb2.TaskRequest.FromString(task.raw), era)
+        return fedn_pb2.TaskRequest(
+            sender=self._sender(era),
+            receiver=fedn_pb2.Client(name=task.client, role=era.client_role),
+            model_id=task.model_id,
+            data=task_data(task),
+            correlation_id=task.task_id,
+            timestamp=eras.timestamp_text(datetime.now(UTC)),
+            session_id=task.session_id,
+            type=TYPE_OF_KIND[task.kind],
+        )
+
+    def _validation_request(self, task: Task, era: Era) -> fedn_pb2.ModelValidationRequest:
+        if task.raw:
+            message = fedn_pb2.ModelValidationRequest.FromString(task.raw)
+            message.sender.CopyFrom(self._sender(era))
+            return message
+        return fedn_pb2.ModelValidationRequest(
+            sender=self._sender(era),
+            receiver=fedn_pb2.Client(name=task.client, role=era.client_role),
+            model_id=task.model_id,
+            data=task_data(task),
+            correlation_id=task.task_id,
+            timestamp=eras.timestamp_text(datetime.now(UTC)),
+            is_inference=task.kind is Kind.INFERENCE,
+        )
+
+    def _sender(self, era: Era) -> fedn_pb2.Client:
+        return fedn_pb2.Client(name=self._name, role=era.combiner_role)
+
+    def _signed(self, message: fedn_pb2.TaskRequest, era: Era) -> fedn_pb2.TaskRequest:
+        """Clients drop requests that are not from a combiner."""
+        message.sender.CopyFrom(self._sender(era))
+        return message
+
+    # --- answers
+
+    async def SendModelUpdate(self, request: fedn_pb2.ModelUpdate, context: Context) -> fedn_pb2.Response:
+        """Answers when the update is recorded; what is wrong with an update is said in its job, never
+        here (spec 3.10).
+        """
+        name = client_name(request.sender)
+        if name:
+            meta = parse_update_meta(request.meta, request.config)
+            task_id = meta.task_id or request.correlation_id[:128]
+            await self._inbox.update(UpdateMessage(name, request.model_update_id, task_id, meta))
+        return fedn_pb2.Response(response="RECEIVED ModelUpdate  from client  ")
+
+    async def SendModelValidation(
+        self, request: fedn_pb2.ModelValidation, context: Context
+    ) -> fedn_pb2.Response:
+        await self._answer(
+            request.sender, request.correlation_id, request.model_id, request.data, request.meta
+        )
+        return fedn_pb2.Response(response="RECEIVED ModelValidation  from client  ")
+
+    async def SendModelPrediction(
+        self, request: fedn_pb2.ModelPrediction, context: Context
+    ) -> fedn_pb2.Response:
+        await self._answer(
+            request.sender, request.correlation_id, request.model_id, request.data, request.meta
+        )
+        return fedn_pb2.Response(response="RECEIVED ModelPrediction  from client  ")
+
+    async def _answer(
+        self, sender: fedn_pb2.Client, task_id: str, model_id: str, data: str, meta: str
+    ) -> None:
+        name = client_name(sender)
+        if name:
+            ref = parse_task_data(meta)
+            await self._inbox.answer(
+                AnswerMessage(name, ref.task_id or task_id[:128], ref.job_id, model_id[:128], data)
+            )
+
+    # --- requests by hand
+
+    async def SendModelUpdateRequest(
+        self, request: fedn_pb2.TaskRequest, context: Context
+    ) -> fedn_pb2.Response:
+        await self._put_raw(request, Kind.TRAINING)
+        return fedn_pb2.Response(response=f"RECEIVED ModelUpdateRequest from client {request.sender.name}")
+
+    async def SendModelValidationRequest(
+        self, request: fedn_pb2.ModelValidationRequest, context: Context
+    ) -> fedn_pb2.Response:
+        await self._put_raw(request, Kind.INFERENCE if request.is_inference else Kind.VALIDATION)
+        return fedn_pb2.Response(
+            response=f"RECEIVED ModelValidationRequest from client {request.sender.name}"
+        )
+
+    async def _put_raw(
+        self, request: fedn_pb2.TaskRequest | fedn_pb2.ModelValidationRequest, kind: Kind
+    ) -> None:
+        """Into the receiver's queue, as FEDn does, without a job: an answer to it is `not_asked`."""
+        name = client_name(request.receiver)
+        try:
+            known = bool(name) and await self._tasks.put_raw(
+                client=name, kind=kind, task_id=str(uuid.uuid4()), raw=request.SerializeToString()
+            )
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        if not known:
+            raise NotFound(f"receiver.name: no client named {name!r} has connected")
+
+
+def task_data(task: Task) -> str:
+    """JSON as old clients echo it and new ones read it (they need an object with `round_id`)."""
+    return task.data or json.dumps({"_task_id": task.task_id})

@@ -1,0 +1,61 @@
+"""What a combiner can be told."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from fedcombiner.servicekit.settings import Port, Seconds, ServiceSettings
+
+
+class CombinerSettings(ServiceSettings):
+    port: Port = Field(12080, description="TCP port, 0 to 65535 (0: any free port)")
+    name: str = Field(
+        "combiner",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="1 to 64 letters, digits, '_' and '-'; the same for all replicas",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://localhost:6379/0"),
+        description="redis://[user:password@]host:port/db or unix:///path",
+    )
+    store: Literal["disk"] = Field("disk", description="where models are: disk")
+    data: Path = Field(Path("data/models"), description="directory of the disk store")
+    scratch: Path = Field(
+        Path("data/scratch"), description="directory for updates while they are checked; emptied at start"
+    )
+    advertise: str = Field(
+        "",
+        pattern=r"^(|[^:\s]+:[0-9]{1,5})$",
+        description="HOST:PORT that clients reach the combiner at; the gateway's",
+    )
+    discovery_url: str = Field(
+        "",
+        pattern=r"^(|https?://\S+)$",
+        description="http(s)://HOST:PORT of the discovery to announce to; empty: none",
+    )
+    discovery_token: SecretStr = Field(SecretStr(""), description="token for the announcement")
+    max_clients: int = Field(
+        10_000, ge=1, le=1_000_000, description="clients up to which AcceptingClients says yes, 1 to 1000000"
+    )
+    max_running_jobs: int = Field(
+        1, ge=1, le=100, description="jobs that run at once in the whole stack, 1 to 100"
+    )
+    fold_slots: int = Field(
+        2, ge=1, le=64, description="updates that are checked and folded at once, 1 to 64"
+    )
+    update_hold_seconds: Seconds = Field(
+        60.0, description="seconds that SendModelUpdate is held while a back end is away"
+    )
+    answer_hold_seconds: Seconds = Field(
+        2.0, description="seconds that other answers are held while a back end is away"
+    )
+
+
+def replica_name() -> str:
+    """Unique for each process that ever ran: a restarted replica is another one."""
+    return f"{socket.gethostname()[:32]}-{os.getpid()}-{os.urandom(4).hex()}"

@@ -1,0 +1,217 @@
+"""The client streams of this replica: registered in the roster, and given their tasks as soon as those exist.
+
+One task registers openings and closings, in order; one hands out tasks. While Redis is away both wait and
+streams stay open: a client that is connected is not cut off because of our back end.
+
+Bounds: a stream holds the tasks of one client, of which there are few (one for each open job, and at most 100
+raw messages); the queue of openings and closings holds at most two entries for each stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from combiner.ports import Event, Shared, StateUnavailable, Stream, Task, View
+from combiner.rounds.feed import RESYNC, Feed
+from fedcombiner.servicekit.backoff import Backoff
+from fedcombiner.servicekit.errors import Unavailable
+
+log = structlog.get_logger()
+
+CLAIM_BATCH = 500
+
+
+class LocalStream:
+    """One open stream: what is to be sent on it, and whether we are about to end it."""
+
+    __slots__ = ("_ended", "_tasks", "_waiter", "info")
+
+    def __init__(self, info: Stream) -> None:
+        self.info = info
+        self._tasks: deque[Task] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def push(self, task: Task) -> None:
+        self._tasks.append(task)
+        self._notify()
+
+    def end(self) -> None:
+        self._ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def tasks(self) -> AsyncIterator[Task]:
+        """Tasks as they come.
+
+        Raises Unavailable when our side ends the stream: never a clean end (spec: traps 8).
+        """
+        while True:
+            while self._tasks and not self._ended:
+                yield self._tasks.popleft()
+            if self._ended:
+                raise Unavailable("this combiner is going away; connect again")
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+
+class StreamHub:
+    def __init__(self, replica: str, shared: Shared, feed: Feed) -> None:
+        self._replica = replica
+        self._shared = shared
+        self._numbers = itertools.count(1)
+        self._streams: dict[str, LocalStream] = {}
+        self._by_client: dict[str, set[str]] = {}
+        self._idle: set[LocalStream] = set()
+        self._changes: deque[tuple[LocalStream, bool]] = deque()
+        self._changed = asyncio.Event()
+        self._registering = asyncio.Lock()
+        self._hungry: set[str] = set()  # clients whose queue has something
+        self._fed = asyncio.Event()
+        self._draining = False
+        feed.listen(self._on_event)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def clients(self) -> int:
+        return len(self._by_client)
+
+    @asynccontextmanager
+    async def open(self, client: str, view: View, era: str) -> AsyncIterator[LocalStream]:
+        """A stream for as long as the block runs. Raises Unavailable while draining."""
+        if self._draining:
+            raise Unavailable("this combiner is going away; connect again")
+        stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era))
+        self._streams[stream.info.stream_id] = stream
+        self._by_client.setdefault(client, set()).add(stream.info.stream_id)
+        self._change(stream, True)
+        try:
+            yield stream
+        finally:
+            self._remove(stream)
+
+    async def idle(self) -> AsyncIterator[None]:
+        """A stream on which nothing is sent, for as long as we are not draining. Raises Unavailable then."""
+        stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", "", View.ALL, ""))
+        self._idle.add(stream)
+        try:
+            async for _ in stream.tasks():
+                yield
+        finally:
+            self._idle.discard(stream)
+
+    def _remove(self, stream: LocalStream) -> None:
+        del self._streams[stream.info.stream_id]
+        ids = self._by_client[stream.info.client]
+        ids.discard(stream.info.stream_id)
+        if not ids:
+            del self._by_client[stream.info.client]
+        self._change(stream, False)
+
+    def _change(self, stream: LocalStream, opened: bool) -> None:
+        self._changes.append((stream, opened))
+        self._changed.set()
+
+    def drain(self) -> None:
+        """End every stream with UNAVAILABLE and take no new ones."""
+        self._draining = True
+        for stream in [*self._streams.values(), *self._idle]:
+            stream.end()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._register(), name="register streams")
+            group.create_task(self._hand_out(), name="hand out tasks")
+
+    async def settle(self) -> None:
+        """After `drain`: register what is left, best effort."""
+        try:
+            while self._changes:
+                await self._register_next()
+        except StateUnavailable:
+            log.warning("streams could not be signed off; the others will notice")
+
+    # --- the roster
+
+    async def _register(self) -> None:
+        delays = Backoff(initial=0.05, maximum=2.0).delays()
+        while True:
+            try:
+                while self._changes:
+                    await self._register_next()
+            except StateUnavailable:
+                await asyncio.sleep(next(delays))
+                continue
+            delays = Backoff(initial=0.05, maximum=2.0).delays()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _register_next(self) -> None:
+        async with self._registering:
+            if not self._changes:
+                return
+            stream, opened = self._changes[0]
+            if not opened:
+                await self._shared.roster.closed(stream.info, by_us=self._draining)
+            elif stream.info.stream_id in self._streams:
+                await self._shared.roster.opened(stream.info)
+                self._feed_clients([stream.info.client])
+            self._changes.popleft()
+
+    # --- tasks
+
+    def _on_event(self, event: Event) -> None:
+        if event.what == "tasks":
+            self._feed_clients(event.clients)
+        elif event.what == RESYNC:
+            for stream in self._streams.values():
+                self._change(stream, True)
+
+    def _feed_clients(self, clients: Iterable[str]) -> None:
+        ours = [client for client in clients if client in self._by_client]
+        if ours:
+            self._hungry.update(ours)
+            self._fed.set()
+
+    async def _hand_out(self) -> None:
+        delays = Backoff(initial=0.05, maximum=2.0).delays()
+        while True:
+            await self._fed.wait()
+            self._fed.clear()
+            clients, self._hungry = self._hungry, set()
+            try:
+                await self._claim_for(sorted(clients))
+            except StateUnavailable:
+                self._feed_clients(clients)
+                await asyncio.sleep(next(delays))
+                continue
+            delays = Backoff(initial=0.05, maximum=2.0).delays()
+
+    async def _claim_for(self, clients: list[str]) -> None:
+        streams = [
+            self._streams[stream_id].info
+            for client in clients
+            for stream_id in self._by_client.get(client, ())
+        ]
+        for start in range(0, len(streams), CLAIM_BATCH):
+            for info, task in await self._shared.tasks.claim(streams[start : start + CLAIM_BATCH]):
+                self._deliver(info, task)
+
+    def _deliver(self, info: Stream, task: Task) -> None:
+        stream = self._streams.get(info.stream_id)
+        if stream is None:
+            # It closed while the task was on its way: closing it once more gives the task back.
+            self._change(LocalStream(info), False)
+        else:
+            stream.push(task)
