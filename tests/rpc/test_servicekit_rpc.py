@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.binding import BindError
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 from fedcombiner.servicekit.metrics import Metrics
@@ -39,6 +40,10 @@ def handler_of(kind: str, outcome: Outcome, *, writes: bool = False) -> Any:
     return MAKERS[kind]((write if writes else generate) if kind.endswith("stream") else answer)
 
 
+class NotYet(AssertionError):
+    pass
+
+
 class Harness:
     def __init__(self, channel: grpc.aio.Channel, metrics: Metrics, server: grpc.aio.Server) -> None:
         self.channel = channel
@@ -57,10 +62,11 @@ class Harness:
         return self.metrics.registry.get_sample_value(f"fedcombiner_rpc_{name}", labels)
 
     async def until(self, what: str, predicate: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not predicate():
-                await asyncio.sleep(0.005)
-        assert predicate(), what
+        async def look() -> None:
+            if not predicate():
+                raise NotYet(what)
+
+        await retry(look, on=NotYet, timeout=20, backoff=Backoff(0.001, 0.05))
 
 
 @asynccontextmanager
@@ -118,8 +124,9 @@ async def test_what_a_handler_raises_becomes_its_status(
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await harness.call(kind)
         assert (error.value.code(), error.value.details()) == (code, details)
+        # The status is on its way before it is counted.
+        await harness.until("call counted", lambda: harness.value("in_flight") == 0)
         assert harness.value("handled_total", code=code.name) == 1
-        assert harness.value("in_flight") == 0
 
 
 @pytest.mark.parametrize("writes", [False, True])
@@ -289,6 +296,7 @@ async def test_an_interceptor_of_a_service_runs_inside_the_mapping() -> None:
     async with serving(handler_of("unary_unary", fine), interceptors=[Deny()]) as harness:
         with pytest.raises(grpc.aio.AioRpcError, match="not now"):
             await harness.call("unary_unary")
+        await harness.until("call counted", lambda: harness.value("in_flight") == 0)
         assert harness.value("handled_total", code="UNAVAILABLE") == 1
 
 
