@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from fedcombiner.modelstorage.formats.spec import READABLE_DTYPES, FormatError, Reason, TensorSpec, quoted
 from fedcombiner.modelstorage.formats.zipdir import Member
 
-_InflateError: Final[type[Exception]] = isal_zlib.error  # not a subclass of zlib.error
+_InflateError: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # its stub errs
 
 PIECE_BYTES: Final = 1 << 20
 _INPUT_BYTES: Final = 256 << 10
