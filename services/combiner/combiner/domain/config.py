@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from combiner.domain.params import ConfigError, Params, is_id, is_label
 from combiner.domain.types import Kind
@@ -54,7 +53,7 @@ class RoundConfig:
     helper_type: str = "numpyhelper"
     aggregator: str = "fedavg"
     delete_models_storage: bool = True
-    params: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    params: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> RoundConfig:
@@ -83,7 +82,7 @@ class RoundConfig:
             helper_type=helper_name(params),
             aggregator=params.choice("aggregator", AGGREGATORS, default="fedavg"),
             delete_models_storage=params.boolean("delete_models_storage", True),
-            params=MappingProxyType(dict(given)),
+            params=dict(given),
         )
 
     def task_data(self, job_id: str) -> str:

@@ -64,9 +64,9 @@ class Params:
 
     def text(self, key: str, rule: Callable[[str], bool], allowed: str, default: str | None = None) -> str:
         """Without a default the key is required."""
-        value = self.get(key)
-        if value is None:
+        if self.get(key) is None:
             return _required(key, default, allowed)
+        value = self._given[key]
         if not rule(value):
             raise ConfigError(key, value, allowed)
         return value
