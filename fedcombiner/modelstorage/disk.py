@@ -48,6 +48,8 @@ class DiskStore:
         self._workers = Workers(_THREADS, "disk-store")
 
     async def start(self) -> None:
+        if self._scratch.is_open:
+            return
         await self._workers.run(partial(make_directories, self._root, KINDS))
         await self._workers.run(self._scratch.open)
 

@@ -46,6 +46,10 @@ class ScratchArea:
         self._lock = None
 
     @property
+    def is_open(self) -> bool:
+        return self._lock is not None
+
+    @property
     def directory(self) -> Path:
         """The directory of this process; it exists between `open` and `close`."""
         return self._own

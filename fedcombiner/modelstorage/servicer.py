@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 import grpc.aio
 import structlog
 
+from fedcombiner.modelstorage.slots import Slots
 from fedcombiner.modelstorage.store import (
     Buffer,
     ModelStore,
@@ -87,13 +88,13 @@ class ModelServiceServicer:
         self._store = store
         self._limits = limits or TransferLimits()
         self._meter = meter or TransferMeter()
-        self._slots = asyncio.Semaphore(self._limits.max_transfers)
+        self.slots = Slots(self._limits.max_transfers)
         self._backoff = Backoff()
 
     @raw_messages
     async def Upload(self, _requests: object, context: _Context) -> bytes:
         # The slot comes before the first message: whoever waits for one must not hold a chunk.
-        async with self._slots:
+        async with self.slots:
             protocol = UploadProtocol()
             data = await self._receive(protocol, context)
             async with AsyncExitStack() as stack:
@@ -108,7 +109,7 @@ class ModelServiceServicer:
     @raw_messages
     async def Download(self, request: bytes, context: _Context) -> None:
         model_id = decode(request).id
-        async with self._slots:
+        async with self.slots:
             found = await self._send_from_anywhere(model_id, context)
             await self._in_time(context.write(encode_response(model_id, OK if found else FAILED)))
 

@@ -119,7 +119,7 @@ class ModelStore(Protocol):
     """Where models are. All methods may raise `StoreUnavailable`. Between `start` and `close` only."""
 
     async def start(self) -> None:
-        """Make the store ready; calling it again after a failure is allowed."""
+        """Make the store ready. May be called again: after a failure to try again, else it does nothing."""
 
     async def close(self) -> None:
         """Give up what the store holds, after all transfers have ended."""

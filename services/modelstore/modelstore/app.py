@@ -1,0 +1,95 @@
+"""The object graph of a modelstore, built in one place."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits, TransferMeter
+from fedcombiner.modelstorage.store import ModelStore, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.stores import make_store
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.http import HttpServer, operations_app
+from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
+from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
+from fedcombiner.version import __version__
+from fedcombiner.wire.registry import add_services, service_names
+from modelstore.settings import ModelstoreSettings
+
+PROBE_SECONDS: Final = 5.0
+PROBE_SECONDS_WHILE_AWAY: Final = 0.5
+
+Started = Callable[[int, int], None]
+
+
+def build_servicer(settings: ModelstoreSettings, store: ModelStore, metrics: Metrics) -> ModelServiceServicer:
+    """The ModelService of this process or a larger one, on a store that is or will be started."""
+    limits = TransferLimits(
+        max_bytes=settings.max_model_bytes,
+        max_transfers=settings.max_transfers,
+        idle_timeout=settings.idle_seconds,
+        store_timeout=settings.store_seconds,
+    )
+    moved = metrics.counters("model_bytes_total", "Bytes of models, by way.", way=("in", "out"))
+    meter = TransferMeter(received=moved.labels("in").inc, sent=moved.labels("out").inc)
+    servicer = ModelServiceServicer(store, limits, meter)
+    slots = servicer.slots
+    metrics.gauge("transfers_running", "Model transfers under way.").set_function(lambda: slots.running)
+    metrics.gauge("transfers_waiting", "Model transfers that wait.").set_function(lambda: slots.waiting)
+    return servicer
+
+
+async def serve(
+    settings: ModelstoreSettings, stop: Stop, started: Started = lambda _port, _metrics_port: None
+) -> None:
+    """Run a modelstore until the stop. `started` is told its ports as soon as it takes calls.
+
+    Raises:
+        StartupError: a port is taken.
+    """
+    metrics = Metrics()
+    health = Health(metrics)
+    supervisor = Supervisor(stop)
+    store = make_store(settings.store, settings.data)
+    servicers: Mapping[str, object] = {"ModelService": build_servicer(settings, store, metrics)}
+    # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
+    server = build_server(metrics.rpc, unavailable_on_bug=service_names(servicers))
+    add_services(server, servicers)
+    health.add_to(server)
+    add_reflection(server, service_names(servicers))
+    operations = operations_app(service="modelstore", version=__version__, metrics=metrics, health=health)
+    http = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
+    async with Lifecycle(stop) as lifecycle:
+        port = bind(server, settings.host, settings.port)
+        await lifecycle.start("health", health)
+        await lifecycle.start("loop lag", LoopLag(metrics))
+        await lifecycle.start("operations", http)
+        lifecycle.on_stop("store", store.close)
+        await lifecycle.start("background tasks", supervisor)
+        supervisor.spawn("probe the store", _probe(store, health))
+        rpc = RpcServer(server, grace=settings.drain_seconds)
+        await lifecycle.start("rpc", rpc, stop_seconds=settings.drain_seconds + 5)
+        lifecycle.on_stop("readiness", partial(_drain, health))
+        started(port, http.port)
+        await stop.wait()
+
+
+async def _drain(health: Health) -> None:
+    """First of all: whoever looks at readiness sends new calls elsewhere while those under way end."""
+    health.readiness.mark_draining()
+
+
+async def _probe(store: ModelStore, health: Health) -> None:
+    """Start the store when it can be, be ready from then on, and keep looking whether it is there."""
+    backend = health.backends.register("store")
+    while True:
+        try:
+            await store.start()
+            await store.ping()
+        except (StoreUnavailable, StoreFull) as error:
+            backend.mark_down(error)
+        else:
+            backend.mark_up()
+            health.readiness.mark_ready()
+        await asyncio.sleep(PROBE_SECONDS if backend.up else PROBE_SECONDS_WHILE_AWAY)

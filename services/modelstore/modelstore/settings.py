@@ -1,0 +1,26 @@
+"""What a modelstore can be told."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from fedcombiner.servicekit.settings import Port, Seconds, ServiceSettings
+
+
+class ModelstoreSettings(ServiceSettings):
+    port: Port = Field(12081, description="TCP port, 0 to 65535 (0: any free port)")
+    store: Literal["disk"] = Field("disk", description="where models are: disk")
+    data: Path = Field(Path("data/models"), description="directory of the disk store")
+    max_model_bytes: int = Field(
+        2 << 30, ge=1, le=1 << 50, description="bytes of the largest model that is taken, at least 1"
+    )
+    max_transfers: int = Field(
+        16, ge=1, le=10_000, description="transfers that run at once, the others wait; 1 to 10000"
+    )
+    idle_seconds: Seconds = Field(
+        60.0, description="seconds without progress after which a peer is cut off, more than 0"
+    )
+    store_seconds: Seconds = Field(
+        30.0, description="seconds that a transfer waits for a store that is away, more than 0"
+    )
