@@ -17,14 +17,14 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from combiner.ports import Event, Shared, StateUnavailable, Stream, Task, View
+from combiner.ports import Event, Shared, StateUnavailable, Stream, StreamChange, Task, View
 from combiner.rounds.feed import RESYNC, Feed
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.errors import Unavailable
 
 log = structlog.get_logger()
 
-CLAIM_BATCH = 500
+BATCH = 300
 
 
 class LocalStream:
@@ -72,7 +72,7 @@ class StreamHub:
         self._streams: dict[str, LocalStream] = {}
         self._by_client: dict[str, set[str]] = {}
         self._idle: set[LocalStream] = set()
-        self._changes: deque[tuple[LocalStream, bool]] = deque()
+        self._changes: deque[StreamChange] = deque()
         self._changed = asyncio.Event()
         self._registering = asyncio.Lock()
         self._hungry: set[str] = set()  # clients whose queue has something
@@ -94,7 +94,7 @@ class StreamHub:
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era))
         self._streams[stream.info.stream_id] = stream
         self._by_client.setdefault(client, set()).add(stream.info.stream_id)
-        self._change(stream, True)
+        self._change(stream.info, opened=True)
         try:
             yield stream
         finally:
@@ -116,10 +116,10 @@ class StreamHub:
         ids.discard(stream.info.stream_id)
         if not ids:
             del self._by_client[stream.info.client]
-        self._change(stream, False)
+        self._change(stream.info, opened=False)
 
-    def _change(self, stream: LocalStream, opened: bool) -> None:
-        self._changes.append((stream, opened))
+    def _change(self, stream: Stream, *, opened: bool) -> None:
+        self._changes.append(StreamChange(stream, opened=opened, by_us=self._draining))
         self._changed.set()
 
     def drain(self) -> None:
@@ -138,7 +138,7 @@ class StreamHub:
         """After `drain`: register what is left, best effort."""
         try:
             while self._changes:
-                await self._register_next()
+                await self._register_some()
         except StateUnavailable:
             log.warning("streams could not be signed off; the others will notice")
 
@@ -149,7 +149,7 @@ class StreamHub:
         while True:
             try:
                 while self._changes:
-                    await self._register_next()
+                    await self._register_some()
             except StateUnavailable:
                 await asyncio.sleep(next(delays))
                 continue
@@ -157,17 +157,14 @@ class StreamHub:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _register_next(self) -> None:
+    async def _register_some(self) -> None:
+        """The next changes, in order and in one step. They stay queued until Redis has confirmed them."""
         async with self._registering:
-            if not self._changes:
-                return
-            stream, opened = self._changes[0]
-            if not opened:
-                await self._shared.roster.closed(stream.info, by_us=self._draining)
-            elif stream.info.stream_id in self._streams:
-                await self._shared.roster.opened(stream.info)
-                self._feed_clients([stream.info.client])
-            self._changes.popleft()
+            changes = list(itertools.islice(self._changes, BATCH))
+            await self._shared.roster.change(changes)
+            for _ in changes:
+                self._changes.popleft()
+        self._feed_clients({change.stream.client for change in changes if change.opened})
 
     # --- tasks
 
@@ -176,7 +173,7 @@ class StreamHub:
             self._feed_clients(event.clients)
         elif event.what == RESYNC:
             for stream in self._streams.values():
-                self._change(stream, True)
+                self._change(stream.info, opened=True)
 
     def _feed_clients(self, clients: Iterable[str]) -> None:
         ours = [client for client in clients if client in self._by_client]
@@ -204,14 +201,14 @@ class StreamHub:
             for client in clients
             for stream_id in self._by_client.get(client, ())
         ]
-        for start in range(0, len(streams), CLAIM_BATCH):
-            for info, task in await self._shared.tasks.claim(streams[start : start + CLAIM_BATCH]):
+        for start in range(0, len(streams), BATCH):
+            for info, task in await self._shared.tasks.claim(streams[start : start + BATCH]):
                 self._deliver(info, task)
 
     def _deliver(self, info: Stream, task: Task) -> None:
         stream = self._streams.get(info.stream_id)
         if stream is None:
             # It closed while the task was on its way: closing it once more gives the task back.
-            self._change(LocalStream(info), False)
+            self._change(info, opened=False)
         else:
             stream.push(task)
