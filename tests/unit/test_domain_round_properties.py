@@ -155,7 +155,7 @@ class History:
 
 
 @given(rounds(), st.lists(moves, min_size=10, max_size=30), st.lists(moves, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_history(setup: tuple[int, RoundConfig], history: list[Move], after: list[Move]):
     """It closes once, as soon as there is a reason; a policy resumed from the journal agrees all along."""
     h = History(*setup)

@@ -6,21 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_NOTHING: Mapping[str, Any] = {}
 
-
-def read_object(text: str, max_chars: int) -> Mapping[str, Any]:
-    """The JSON object in `text`; an empty one if there is none, or if it is longer than `max_chars`.
+def read_object(text: str, max_chars: int) -> Mapping[str, Any] | None:
+    """The JSON object in `text`; None if it is something else, or longer than `max_chars`.
 
     NaN and Infinity, which Python's own JSON writes, are read as floats.
     """
     if not text or len(text) > max_chars:
-        return _NOTHING
+        return None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # ValueError also stands for numbers of more than 4,300 digits
-        return _NOTHING
-    return value if isinstance(value, dict) else _NOTHING
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def text_of(value: object, max_chars: int) -> str:

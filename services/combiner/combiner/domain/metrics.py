@@ -16,7 +16,7 @@ MAX_NAME_CHARS = 100
 def parse_metrics(json_text: str) -> dict[str, float]:
     """The finite numbers at the top of a JSON object, the first MAX_NAMES. Everything else is left out."""
     found: dict[str, float] = {}
-    for name, value in read_object(json_text, MAX_CHARS).items():
+    for name, value in (read_object(json_text, MAX_CHARS) or {}).items():
         number = _finite(value)
         if number is not None and 0 < len(name) <= MAX_NAME_CHARS and name.isprintable():
             found[name] = number

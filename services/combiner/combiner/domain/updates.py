@@ -43,23 +43,26 @@ class UpdateMeta:
 def parse_update_meta(meta_json: str, config_field: str = "") -> UpdateMeta:
     """Of a ModelUpdate's `meta` and `config`. Nothing in them raises."""
     meta = read_object(meta_json, MAX_CHARS)
-    nested = meta.get("config")
+    nested = (meta or {}).get("config")
     ref = parse_task_data(nested if isinstance(nested, str) else "")
     if ref == TaskRef():
         ref = parse_task_data(config_field)
-    num_examples, problem = _num_examples(meta)
+    if meta is None:
+        num_examples, problem = 0, f"meta is not a JSON object of at most {MAX_CHARS} characters"
+    else:
+        num_examples, problem = _num_examples(meta)
     return UpdateMeta(num_examples, problem, ref.task_id, ref.job_id, ref.round_id)
 
 
 def parse_task_data(data_json: str) -> TaskRef:
     """Of the data that a task carried, as a client gives it back."""
-    data = read_object(data_json, MAX_CHARS)
+    data = read_object(data_json, MAX_CHARS) or {}
     return TaskRef(_id(data, "_task_id"), _id(data, "_job_id"), text_of(data.get("round_id"), _ROUND_CHARS))
 
 
 def parse_failure(status_data_json: str) -> TaskRef:
     """Of a WARNING status: its `data` is the request that the client could not do, as protobuf's JSON."""
-    request = read_object(status_data_json, MAX_CHARS)
+    request = read_object(status_data_json, MAX_CHARS) or {}
     data = request.get("data")
     ref = parse_task_data(data if isinstance(data, str) else "")
     return TaskRef(ref.task_id or _id(request, "correlationId"), ref.job_id, ref.round_id)
