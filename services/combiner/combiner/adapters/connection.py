@@ -13,9 +13,10 @@ taken twice (see the scripts); what a repeated step cannot tell, `ports` says at
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -23,8 +24,8 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from combiner.adapters.limits import Limits
 from combiner.ports import Conflict, Ended, LeaseLost, QueueFull, SchemaTooNew, StateUnavailable
@@ -40,46 +41,56 @@ _TYPED: Mapping[str, type[Exception]] = {
     "FCFULL": QueueFull,
     "FCSCHEMA": SchemaTooNew,
 }
-_REFUSALS: Mapping[str, str] = {
-    "OOM": "Redis is full (maxmemory)",
-    "READONLY": "Redis is a read-only replica",
-    "NOAUTH": "Redis wants a password",
-    "WRONGPASS": "Redis refuses the password",
-    "NOPERM": "the Redis user may not do this",
-    "MISCONF": "Redis cannot write to its disk",
-    "LOADING": "Redis is still loading its data",
+_MEANING: Mapping[type[RedisError], str] = {
+    OutOfMemoryError: "is full (maxmemory)",
+    ReadOnlyError: "is a read-only replica",
+    NoPermissionError: "lacks a permission for our user",
+    BusyLoadingError: "is still loading its data",
 }
 
 
 def _ours(error: RedisError) -> Exception:
-    """redis-py cuts the code off some messages; there its class name says the same."""
     text = str(error)
     code, _, rest = text.partition(" ")
     if code in _TYPED:
         return _TYPED[code](rest)
-    for word, meaning in _REFUSALS.items():
-        if word == code or type(error).__name__.upper().startswith(word):
-            return StateUnavailable(f"{meaning}: {text}")
-    return StateUnavailable(text or type(error).__name__)
+    meaning = _MEANING.get(type(error), "fails")
+    return StateUnavailable(f"Redis {meaning}: {text or type(error).__name__}")
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Errors of redis-py become ours."""
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Errors of redis-py become ours, and so does no answer within `seconds`.
+
+    redis-py's own `socket_timeout` is not used: below Python 3.12 it can swallow a cancellation (it waits
+    with `asyncio.wait_for` while it sends).
+    """
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
     except RedisError as error:
         raise _ours(error) from error
+    except TimeoutError as error:
+        raise StateUnavailable(f"Redis did not answer within {seconds:g} s") from error
 
 
 @cache
 def _script_texts() -> Mapping[str, str]:
-    """lua/<name>.lua by name, each behind all of lua/lib in the order of the names there."""
+    """lua/<name>.lua by name, each behind all of lua/lib in the order of the names there.
+
+    The first line of a script says whether it only reads. With such a line Redis refuses a script that writes
+    before it begins (when it is full, for instance), not halfway.
+    """
     lua = files("combiner.adapters") / "lua"
     library = sorted((lua / "lib").iterdir(), key=lambda part: part.name)
     prelude = "\n".join(part.read_text("utf-8") for part in library)
-    scripts = [part for part in lua.iterdir() if part.name.endswith(".lua")]
-    return {part.name.removesuffix(".lua"): f"{prelude}\n{part.read_text('utf-8')}" for part in scripts}
+    texts: dict[str, str] = {}
+    for part in lua.iterdir():
+        if part.name.endswith(".lua"):
+            body = part.read_text("utf-8")
+            flags, body = body.split("\n", 1) if body.startswith("#!lua") else ("#!lua", body)
+            texts[part.name.removesuffix(".lua")] = f"{flags}\n{prelude}\n{body}"
+    return texts
 
 
 class Connection:
@@ -91,19 +102,18 @@ class Connection:
         self._url = url
         self._limits_json = limits.to_json()
         self._pool = aioredis.BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=COMMAND_S, **self._options(COMMAND_S)
+            url, max_connections=CONNECTIONS, timeout=COMMAND_S, **self._options()
         )
         self._redis: Any = aioredis.Redis(connection_pool=self._pool)
         self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
 
     @staticmethod
-    def _options(timeout_s: float) -> dict[str, Any]:
+    def _options() -> dict[str, Any]:
         return {
             "protocol": 2,
             "decode_responses": True,
             "socket_connect_timeout": CONNECT_S,
-            "socket_timeout": timeout_s,
-            # not on a timeout: the caller has waited long enough
+            "socket_timeout": None,
             "retry": Retry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
         }
 
@@ -113,25 +123,22 @@ class Connection:
     async def run(self, name: str, **arguments: object) -> Any:
         """Run lua/<name>.lua, one atomic step. Lua's nil and false come back as None."""
         text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
-        with translated():
+        async with within(COMMAND_S):
             return await self._scripts[name](keys=[self.prefix], args=[self._limits_json, text])
 
     async def command(self, *words: str | int) -> Any:
-        with translated():
+        async with within(COMMAND_S):
             return await self._redis.execute_command(*words)
 
     async def transaction(self, *commands: tuple[str | int, ...]) -> None:
-        with translated():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                for words in commands:
-                    pipe.execute_command(*words)
-                await pipe.execute()
+        async with within(COMMAND_S), self._redis.pipeline(transaction=True) as pipe:
+            for words in commands:
+                pipe.execute_command(*words)
+            await pipe.execute()
 
-    def dedicated(self, block_s: float) -> Any:
-        """A client with its own connection, for commands that block up to `block_s`. The caller closes it."""
-        pool = aioredis.ConnectionPool.from_url(
-            self._url, max_connections=1, **self._options(block_s + COMMAND_S)
-        )
+    def dedicated(self) -> Any:
+        """A client with its own connection, for commands that block. The caller closes it."""
+        pool = aioredis.ConnectionPool.from_url(self._url, max_connections=1, **self._options())
         return aioredis.Redis.from_pool(pool)
 
     async def aclose(self) -> None:

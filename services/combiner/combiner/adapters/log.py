@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from combiner.adapters import codec
-from combiner.adapters.connection import Connection, translated
+from combiner.adapters.connection import COMMAND_S, Connection, within
 from combiner.ports import Event, StateUnavailable
 
 BLOCK_S = 4.0
@@ -46,7 +46,7 @@ class RedisLog:
     async def follow(self) -> AsyncIterator[Event]:
         place: _Place | None = None
         failures = 0
-        reader = self._connection.dedicated(self._block_s)
+        reader = self._connection.dedicated()
         try:
             while True:
                 try:
@@ -72,7 +72,7 @@ class RedisLog:
         """Entries after `place`, until none comes for a while."""
         key, last = self._connection.key("log"), place.entry
         while True:
-            with translated():
+            async with within(self._block_s + COMMAND_S):
                 reply = await reader.xread({key: last}, count=_BATCH, block=int(self._block_s * 1000))
             if not reply:
                 return
@@ -81,7 +81,7 @@ class RedisLog:
                 yield entry, fields
 
     async def _tail(self, reader: Any) -> _Place:
-        with translated():
+        async with within(COMMAND_S):
             newest = await reader.xrevrange(self._connection.key("log"), count=1)
         return _Place(newest[0][0], int(newest[0][1]["n"])) if newest else _START
 

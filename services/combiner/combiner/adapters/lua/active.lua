@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 -- A time in the future is from before a clock step, and says nothing.
 local names = call('ZRANGEBYSCORE', P .. 'seen', NOW - limits.client_window_ms, NOW)
 local active = {}

@@ -1,1 +1,2 @@
+#!lua flags=no-writes
 return call('ZREVRANGE', P .. a.index, 0, a.limit - 1)

@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 local rows = {}
 for i, client in ipairs(a.clients) do
   local at = call('ZSCORE', P .. 'seen', client)

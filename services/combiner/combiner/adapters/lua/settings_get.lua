@@ -1,1 +1,2 @@
+#!lua flags=no-writes
 return call('HGETALL', P .. 'settings')

@@ -7,7 +7,7 @@ local call = redis.call
 
 local found_schema = tonumber(call('GET', P .. 'schema'))
 if not found_schema then
-  call('SET', P .. 'schema', limits.schema)
+  redis.pcall('SET', P .. 'schema', limits.schema)  -- not in a script that only reads; there is nothing to mark then
 elseif found_schema > limits.schema then
   return redis.error_reply('FCSCHEMA ' .. found_schema)
 end
