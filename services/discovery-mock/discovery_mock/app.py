@@ -1,0 +1,183 @@
+"""The HTTP side of a discovery, and the object graph of its process."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from discovery_mock.messages import (
+    BadRequest,
+    announced,
+    assigned,
+    not_yet,
+    parse_announce,
+    parse_client,
+    refused,
+)
+from discovery_mock.registry import CombinerRegistry, RegistryFull
+from discovery_mock.settings import DiscoverySettings
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.http import HttpServer, operations_app
+from fedcombiner.servicekit.lifecycle import Lifecycle, Stop
+from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.version import __version__
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES: Final = 16 * 1024
+BODY_SECONDS: Final = 10.0
+TRY_LATER: Final = 203
+NETWORK_ID: Final = "federated-combiner"
+OUTCOMES: Final = ("ok", "retry", "refused")
+
+Handler = Callable[[bytes], tuple[int, Mapping[str, object]]]
+Started = Callable[[int, int], None]
+
+
+class DiscoveryApp:
+    """Plays FEDn's controller for the announce step of combiners and the assign step of clients.
+
+    `app` is the ASGI application of its public port. What it knows is in memory: combiners announce
+    themselves every 30 s, so a restarted discovery knows them again before long.
+    """
+
+    def __init__(
+        self, settings: DiscoverySettings, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._registry = CombinerRegistry(settings.combiner_ttl, clock)
+        self._answers = metrics.counters(
+            "discovery_answers_total",
+            "Answers of the discovery.",
+            request=("add_combiner", "add_client"),
+            outcome=OUTCOMES,
+        )
+        metrics.gauge("discovery_combiners", "Combiners that announce themselves.").set_function(
+            lambda: len(self._registry.live())
+        )
+        self.app: ASGIApp = _SingleSlashes(
+            Starlette(
+                routes=[
+                    Route(
+                        "/add_combiner", self._endpoint("add_combiner", self._add_combiner), methods=["POST"]
+                    ),
+                    Route("/add_client", self._endpoint("add_client", self._add_client), methods=["POST"]),
+                ],
+                exception_handlers={HTTPException: _in_json},
+            )
+        )
+
+    def status(self) -> Mapping[str, object]:
+        """For /statusz."""
+        return {"combiners": {c.name: f"{c.address}:{c.port}" for c in self._registry.live()}}
+
+    def _endpoint(self, request_name: str, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            try:
+                code, body = handle(await _body(request))
+            except BadRequest as error:
+                log.info("refused", request=request_name, reason=str(error))
+                code, body = 400, refused(str(error))
+            outcome = {200: "ok", TRY_LATER: "retry"}.get(code, "refused")
+            self._answers.labels(request_name, outcome).inc()
+            return JSONResponse(body, status_code=code)
+
+        return answer
+
+    def _add_combiner(self, body: bytes) -> tuple[int, Mapping[str, object]]:
+        combiner = parse_announce(body)
+        try:
+            new = self._registry.announce(combiner)
+        except RegistryFull:
+            return TRY_LATER, not_yet("There are too many combiners.", self._settings.package)
+        if new:
+            log.info(
+                "combiner announced", combiner=combiner.name, address=combiner.address, port=combiner.port
+            )
+        return 200, announced(NETWORK_ID)
+
+    def _add_client(self, body: bytes) -> tuple[int, Mapping[str, object]]:
+        client = parse_client(body)
+        settings = self._settings
+        preferred = client.preferred_combiner
+        combiner = self._registry.find(preferred) if preferred else self._registry.next()
+        if combiner is None:
+            # FEDn says 400 here, and its clients exit: while a combiner restarts, they would all be gone.
+            missing = f"Combiner {preferred} is not" if preferred else "No combiner is"
+            return TRY_LATER, not_yet(f"{missing} available yet.", settings.package)
+        log.info("client assigned", client=client.name, combiner=combiner.name)
+        return 200, assigned(combiner, client, helper_type=settings.helper_type, package=settings.package)
+
+
+class _SingleSlashes:
+    """Clients of FEDn 0.17 to 0.33 ask for `//download_package`; a path is the same with one slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"])}
+        await self._app(scope, receive, send)
+
+
+async def _body(request: Request) -> bytes:
+    """Raises HTTPException as soon as it is too large or too slow."""
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client went away") from None
+    return body
+
+
+async def _in_json(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(refused(error.detail), status_code=error.status_code, headers=error.headers)
+
+
+async def serve(
+    settings: DiscoverySettings, stop: Stop, started: Started = lambda _port, _metrics_port: None
+) -> None:
+    """Run a discovery until the stop. `started` is told its ports as soon as it answers.
+
+    Raises:
+        StartupError: a port is taken.
+    """
+    metrics = Metrics()
+    health = Health(metrics)
+    discovery = DiscoveryApp(settings, metrics)
+    operations = operations_app(
+        service="discovery-mock",
+        version=__version__,
+        metrics=metrics,
+        health=health,
+        sections={"discovery": discovery.status},
+    )
+    public = HttpServer(discovery.app, settings.host, settings.port)
+    private = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
+    async with Lifecycle(stop) as lifecycle:
+        await lifecycle.start("loop lag", LoopLag(metrics))
+        await lifecycle.start("operations", private)
+        await lifecycle.start("http", public)
+        health.readiness.mark_ready()
+        started(public.port, private.port)
+        await stop.wait()
+        health.readiness.mark_draining()
