@@ -90,7 +90,7 @@ class Standalone:
         self.address = f"{settings.host}:{port}"
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
-        discovery = DiscoveryApp(DiscoverySettings())
+        discovery = DiscoveryApp(DiscoverySettings(), metrics)
         public = HttpServer(discovery.app, settings.host, settings.discovery_port, setting="DISCOVERY_PORT")
         await lifecycle.start("discovery", public)
         self.discovery_url = f"http://{settings.host}:{public.port}"

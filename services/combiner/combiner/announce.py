@@ -1,8 +1,8 @@
 """The combiner's side of the announce step: telling a discovery that it is there, again and again.
 
 What FEDn's own connector does once at start, with the same request and the same reading of the answers. A
-discovery that is away, restarts or says "later" only delays the next attempt: clients that know the address are
-served all along.
+discovery that is away, restarts or says "later" only delays the next attempt: clients that know the address
+are served all along.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Announcer:
         self.last: Answer | None = None
 
     async def run(self) -> None:
-        """Announce now and every `interval` seconds; returns only when the discovery refuses this combiner."""
+        """Announce now and every `interval` seconds. Returns only when the discovery refuses it."""
         async with self._client() as http:
             delays = self._retries.delays()
             while (answer := await self._attempt(http)).status not in FINAL:

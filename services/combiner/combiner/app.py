@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from combiner.announce import Announcer
 from combiner.beats import Beats
 from combiner.catalog import Catalog
 from combiner.domain.leases import CLIENT_WINDOW, OutageGuard
@@ -204,10 +205,11 @@ async def _look(backend: BackendStatus, check: Callable[[], Awaitable[None]]) ->
         backend.mark_up()
 
 
-def _announcer(settings: CombinerSettings) -> None:
+def _announcer(settings: CombinerSettings) -> Announcer | None:
     if not settings.discovery_url:
-        return
-    raise NotImplementedError
+        return None
+    token = settings.discovery_token.get_secret_value()
+    return Announcer(settings.discovery_url, settings.name, settings.advertise, token=token)
 
 
 def make_store(settings: CombinerSettings) -> ModelStore:
