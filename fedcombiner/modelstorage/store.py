@@ -163,3 +163,13 @@ class ModelStore(Protocol):
 
     async def ping(self) -> None:
         """Return if objects can be written and read, else raise `StoreUnavailable`."""
+
+
+STORE_AWAY: Final = (StoreUnavailable, StoreFull)
+"""What a store raises that only time, or an operator, can mend."""
+
+
+async def check_store(store: ModelStore) -> None:
+    """Start the store if that is still to be done, and see that it works. Raises one of `STORE_AWAY`."""
+    await store.start()
+    await store.ping()

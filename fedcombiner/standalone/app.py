@@ -78,6 +78,7 @@ class Standalone:
         await self._stack.aclose()
 
     async def wait_stopped(self) -> None:
+        """Until somebody sets the stop: a signal, or a part that failed."""
         await self._stop.wait()
 
     async def _start(self, lifecycle: Lifecycle) -> None:
@@ -110,7 +111,7 @@ class Standalone:
             version=__version__,
             metrics=metrics,
             health=health,
-            sections={"combiner": combiner.status},
+            sections={"combiner": combiner.status, "discovery": discovery.status},
         )
         http = HttpServer(operations, settings.host, settings.metrics_port, setting="METRICS_PORT")
         await lifecycle.start("operations", http)

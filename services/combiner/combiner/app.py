@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 
+from combiner.adapters.limits import Limits
+from combiner.adapters.state import RedisState
 from combiner.announce import Announcer
 from combiner.beats import Beats
 from combiner.catalog import Catalog
@@ -25,20 +27,25 @@ from combiner.servicers.connector import ConnectorServicer
 from combiner.servicers.control import ControlServicer, ReducerServicer
 from combiner.servicers.operator import ClientsServicer, JobsServicer, ModelsServicer, SessionsServicer
 from combiner.servicers.streams import CombinerServicer
-from combiner.settings import CombinerSettings
+from combiner.settings import CombinerSettings, replica_name
 from combiner.statuses import Statuses
 from combiner.streams import StreamHub
 from combiner.tuning import Tuning
 from fedcombiner.modelstorage.scratch import ScratchArea
-from fedcombiner.modelstorage.store import ModelStore, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
+from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.lifecycle import Supervisor
-from fedcombiner.servicekit.metrics import Metrics
-from fedcombiner.servicekit.status import BackendStatus
+from fedcombiner.servicekit.http import HttpServer, operations_app
+from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
+from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.probe import keep_probing
+from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
+from fedcombiner.version import __version__
+from fedcombiner.wire.registry import add_services, service_names
 
 log = structlog.get_logger()
 
-PROBE_S = 5.0
+Started = Callable[[int, int], None]
 # FEDn's clients cannot live with INTERNAL on these; a bug there is UNAVAILABLE to them.
 CLIENT_SERVICES = tuple(
     f"{package}.{service}"
@@ -145,7 +152,8 @@ class CombinerApp:
         spawn("streams", self.hub.run())
         spawn("heartbeats", self.beats.run())
         spawn("statuses", self.statuses.run())
-        spawn("probe back ends", self._probe())
+        spawn("probe Redis", keep_probing(self._redis, self._shared.log.now_ms, away=StateUnavailable))
+        spawn("probe the store", keep_probing(self._objects, partial(check_store, self._store), away=STORE_AWAY))
         spawn("ready", self._ready())
         self._working = spawn("work", self._worker.run())
         if self._announcer is not None:
@@ -154,19 +162,6 @@ class CombinerApp:
     async def _ready(self) -> None:
         await self._health.backends.first_contact()
         self._health.readiness.mark_ready()
-
-    async def _probe(self) -> None:
-        async def redis() -> None:
-            await self._shared.log.now_ms()
-
-        async def store() -> None:
-            await self._store.start()  # does nothing once it has succeeded
-            await self._store.ping()
-
-        while True:
-            await _look(self._redis, redis)
-            await _look(self._objects, store)
-            await asyncio.sleep(PROBE_S if self._health.backends.all_up else PROBE_S / 10)
 
     def _on_event(self, event: Event) -> None:
         if self._tuning.concerns(event):
@@ -196,15 +191,6 @@ class CombinerApp:
         await asyncio.to_thread(self._scratch.close)
 
 
-async def _look(backend: BackendStatus, check: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await check()
-    except (StateUnavailable, StoreUnavailable, StoreFull) as error:
-        backend.mark_down(error)
-    else:
-        backend.mark_up()
-
-
 def _announcer(settings: CombinerSettings) -> Announcer | None:
     if not settings.discovery_url:
         return None
@@ -212,8 +198,40 @@ def _announcer(settings: CombinerSettings) -> Announcer | None:
     return Announcer(settings.discovery_url, settings.name, settings.advertise, token=token)
 
 
-def make_store(settings: CombinerSettings) -> ModelStore:
-    from fedcombiner.modelstorage.disk import DiskStore
+async def serve(
+    settings: CombinerSettings, stop: Stop, started: Started = lambda _port, _metrics_port: None
+) -> None:
+    """Run a combiner until the stop. `started` is told its ports as soon as it takes calls.
 
-    stores: Mapping[str, Callable[[Path], ModelStore]] = {"disk": DiskStore}
-    return stores[settings.store](settings.data)
+    Raises:
+        StartupError: a port is taken, or a setting cannot be.
+    """
+    metrics = Metrics()
+    health = Health(metrics)
+    supervisor = Supervisor(stop)
+    limits = Limits(max_running_jobs=settings.max_running_jobs)
+    shared = RedisState(settings.redis_url.get_secret_value(), limits=limits)
+    store = make_store(settings.store, settings.data)
+    app = CombinerApp(settings, replica_name(), shared, store, metrics, health, supervisor)
+    server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
+    add_services(server, app.servicers)
+    health.add_to(server)
+    add_reflection(server, service_names(app.servicers))
+    sections = {"combiner": app.status}
+    operations = operations_app(
+        service="combiner", version=__version__, metrics=metrics, health=health, sections=sections
+    )
+    http = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
+    async with Lifecycle(stop) as lifecycle:
+        port = bind(server, settings.host, settings.port)
+        await lifecycle.start("health", health)
+        await lifecycle.start("loop lag", LoopLag(metrics))
+        await lifecycle.start("operations", http)
+        lifecycle.on_stop("state", shared.aclose)
+        lifecycle.on_stop("store", store.close)
+        await lifecycle.start("combiner", app)
+        await lifecycle.start("background tasks", supervisor)
+        await lifecycle.start("rpc", RpcServer(server, grace=1.0))
+        lifecycle.on_stop("drain", app.drain)
+        started(port, http.port)
+        await stop.wait()

@@ -1,24 +1,20 @@
 """The object graph of a modelstore, built in one place."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
 
 from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits, TransferMeter
-from fedcombiner.modelstorage.store import ModelStore, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.probe import keep_probing
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
 from modelstore.settings import ModelstoreSettings
-
-PROBE_SECONDS: Final = 5.0
-PROBE_SECONDS_WHILE_AWAY: Final = 0.5
 
 Started = Callable[[int, int], None]
 
@@ -51,6 +47,7 @@ async def serve(
     metrics = Metrics()
     health = Health(metrics)
     supervisor = Supervisor(stop)
+    backend = health.backends.register("store")
     store = make_store(settings.store, settings.data)
     servicers: Mapping[str, object] = {"ModelService": build_servicer(settings, store, metrics)}
     # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
@@ -67,7 +64,8 @@ async def serve(
         await lifecycle.start("operations", http)
         lifecycle.on_stop("store", store.close)
         await lifecycle.start("background tasks", supervisor)
-        supervisor.spawn("probe the store", _probe(store, health))
+        supervisor.spawn("probe the store", keep_probing(backend, partial(check_store, store), away=STORE_AWAY))
+        supervisor.spawn("ready", _ready(health))
         rpc = RpcServer(server, grace=settings.drain_seconds)
         await lifecycle.start("rpc", rpc, stop_seconds=settings.drain_seconds + 5)
         lifecycle.on_stop("readiness", partial(_drain, health))
@@ -80,16 +78,6 @@ async def _drain(health: Health) -> None:
     health.readiness.mark_draining()
 
 
-async def _probe(store: ModelStore, health: Health) -> None:
-    """Start the store when it can be, be ready from then on, and keep looking whether it is there."""
-    backend = health.backends.register("store")
-    while True:
-        try:
-            await store.start()
-            await store.ping()
-        except (StoreUnavailable, StoreFull) as error:
-            backend.mark_down(error)
-        else:
-            backend.mark_up()
-            health.readiness.mark_ready()
-        await asyncio.sleep(PROBE_SECONDS if backend.up else PROBE_SECONDS_WHILE_AWAY)
+async def _ready(health: Health) -> None:
+    await health.backends.first_contact()
+    health.readiness.mark_ready()
