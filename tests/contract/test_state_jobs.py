@@ -75,14 +75,20 @@ async def test_more_jobs_run_at_once_when_that_is_allowed(bench: Bench) -> None:
         await state.jobs.submit(new_job(f"j{number}"))
     leases = [await state.jobs.claim("r1") for _ in range(3)]
     assert [lease and lease.id for lease in leases] == ["j0", "j1", None]
-    assert await state.jobs.unended() == ["j0", "j1", "j2"] or await state.jobs.unended() == ["j1", "j0", "j2"]
+    assert await state.jobs.unended() == ["j0", "j1", "j2"] or await state.jobs.unended() == [
+        "j1",
+        "j0",
+        "j2",
+    ]
 
 
 async def test_replicas_that_race_for_jobs_get_different_ones(bench: Bench) -> None:
     one, two = bench.state(max_running_jobs=50), bench.state(max_running_jobs=50)
     for number in range(40):
         await one.jobs.submit(new_job(f"j{number}"))
-    leases = await asyncio.gather(*(s.jobs.claim(r) for _ in range(25) for s, r in ((one, "r1"), (two, "r2"))))
+    leases = await asyncio.gather(
+        *(s.jobs.claim(r) for _ in range(25) for s, r in ((one, "r1"), (two, "r2")))
+    )
     got = [lease for lease in leases if lease is not None]
     assert len({lease.id for lease in got}) == len(got) == 40
     assert len({lease.token for lease in got}) == 40

@@ -1,0 +1,194 @@
+"""The roster: who is there."""
+
+from __future__ import annotations
+
+import pytest
+from combiner.adapters.state import RedisState
+from combiner.domain.types import Presence
+from combiner.ports import Stream, StreamChange, View
+
+from tests.contract.state_kit import Bench, claimed, following, listed, new_job, opened, twice
+
+
+def unseen(bench: Bench, client: str, seconds: float) -> None:
+    """As if the client was last heard of that long ago."""
+    at = bench.raw.zscore(bench.key("seen"), client)
+    assert at is not None
+    bench.raw.zadd(bench.key("seen"), {client: at - seconds * 1000})
+
+
+async def test_nobody_is_there_at_first(state: RedisState) -> None:
+    assert await state.roster.active(View.ALL) == []
+    assert await state.roster.presence(["c1"]) == [Presence("c1", -1)]
+    assert await listed(state.roster.list(all=True)) == []
+    await state.roster.beat({})
+    await state.roster.change([])
+
+
+@pytest.mark.parametrize(
+    ("view", "active_in", "trainer", "validator"),
+    [
+        (View.TRAINING, {View.TRAINING, View.ALL}, 1, 0),
+        (View.VALIDATION, {View.VALIDATION, View.ALL}, 0, 1),
+        (View.ALL, {View.TRAINING, View.VALIDATION, View.ALL}, 1, 1),
+    ],
+)
+async def test_a_stream_makes_a_client_active_in_its_views(
+    bench: Bench, state: RedisState, view: View, active_in: set[View], trainer: int, validator: int
+) -> None:
+    stream = bench.stream("c1", view)
+    await twice(lambda: state.roster.opened(stream))
+    assert {v for v in View if await state.roster.active(v) == ["c1"]} == active_in
+    [presence] = await state.roster.presence(["c1"])
+    assert (presence.trainer_streams, presence.validator_streams, presence.era) == (trainer, validator, "0.6")
+    assert 0 <= presence.seen_ms_ago < 10_000
+    await twice(lambda: state.roster.closed(stream, by_us=False))
+    assert await state.roster.active(view) == []
+    assert (await state.roster.presence(["c1"]))[0].streams == 0
+
+
+async def test_heartbeats_alone_do_not_make_a_client_active(state: RedisState) -> None:
+    await state.roster.beat({"c1": "0.6", "c2": ""})
+    assert await state.roster.active(View.ALL) == []
+    assert [(p.client, p.era) for p in await listed(state.roster.list())] == [("c1", "0.6"), ("c2", "")]
+
+
+async def test_an_empty_era_keeps_the_known_one(bench: Bench, state: RedisState) -> None:
+    await state.roster.beat({"c1": "0.6"})
+    await state.roster.beat({"c1": ""})
+    await state.roster.opened(Stream("r1:1", "c1", View.ALL, ""))
+    assert (await state.roster.presence(["c1"]))[0].era == "0.6"
+
+
+async def test_a_silent_client_is_not_active(bench: Bench, state: RedisState) -> None:
+    for client in ("c2", "c1"):
+        await state.roster.opened(bench.stream(client))
+    unseen(bench, "c1", 11)
+    assert await state.roster.active(View.ALL) == ["c2"]
+    assert [p.client for p in await listed(state.roster.list())] == ["c2"]
+    assert [p.client for p in await listed(state.roster.list(all=True))] == ["c1", "c2"]
+    [presence] = await state.roster.presence(["c1"])
+    assert 11_000 <= presence.seen_ms_ago < 60_000
+    await state.roster.beat({"c1": ""})
+    assert await state.roster.active(View.ALL) == ["c1", "c2"]
+
+
+async def test_a_clock_that_was_set_back_leaves_nobody_active_who_is_not(
+    bench: Bench, state: RedisState
+) -> None:
+    for client in ("c1", "c2"):
+        await state.roster.opened(bench.stream(client))
+    unseen(bench, "c1", -3_600)
+    unseen(bench, "c2", -3_600)
+    await state.roster.beat({"c2": ""})
+    assert await state.roster.active(View.ALL) == ["c2"]
+
+
+async def test_thousands_beat_and_are_found(state: RedisState, bench: Bench) -> None:
+    names = [f"c{number:04}" for number in range(4_500)]
+    await state.roster.beat(dict.fromkeys(names, "0.6"))
+    await state.roster.change([StreamChange(bench.stream(name), opened=True) for name in names])
+    assert await state.roster.active(View.TRAINING) == names
+    assert [presence.client for presence in await listed(state.roster.list())] == names
+
+
+async def test_many_changes_happen_in_their_order(bench: Bench, state: RedisState) -> None:
+    one, two = bench.stream("c1"), bench.stream("c2")
+    changes = [
+        StreamChange(one, opened=True),
+        StreamChange(two, opened=True),
+        StreamChange(one, opened=False),
+    ]
+    await twice(lambda: state.roster.change(changes))
+    assert await state.roster.active(View.ALL) == ["c2"]
+
+
+async def test_a_stream_id_names_its_replica(state: RedisState) -> None:
+    with pytest.raises(ValueError, match="replica"):
+        await state.roster.opened(Stream("nameless", "c1", View.ALL, ""))
+
+
+async def test_a_dead_replicas_streams_are_forgotten(bench: Bench, state: RedisState) -> None:
+    await state.roster.opened(bench.stream("c1", replica="r1"))
+    await state.roster.opened(bench.stream("c1", replica="r2"))
+    await state.roster.opened(bench.stream("c2", replica="r1"))
+    gone = bench.stream("c3", replica="r1")
+    await state.roster.opened(gone)
+    await opened(state, ["c2", "c3"])
+    assert len(await state.tasks.claim([gone])) == 1
+    async with following(state) as log:
+        await twice(lambda: state.roster.forget_replica("r1"))
+        assert await state.roster.active(View.ALL) == ["c1"]
+        # a task that came back is named when somebody can show it
+        await state.roster.opened(bench.stream("c3", replica="r2"))
+        assert await state.roster.active(View.ALL) == ["c1", "c3"]
+        await state.jobs.cancel("j1", "")
+        await log.until("the end", lambda: "cancelled" in log.words())
+    assert log.words() == ["resync", "cancelled"]
+    assert not bench.raw.exists(bench.key("streams:r1"))
+
+
+async def test_replicas_with_colons_in_their_names(bench: Bench, state: RedisState) -> None:
+    await state.roster.opened(Stream("host:12080:1", "c1", View.ALL, ""))
+    await state.roster.forget_replica("host")
+    assert await state.roster.active(View.ALL) == ["c1"]
+    await state.roster.forget_replica("host:12080")
+    assert await state.roster.active(View.ALL) == []
+
+
+async def test_who_waits_for_clients_hears_of_them(bench: Bench, state: RedisState) -> None:
+    await claimed(state)
+    async with following(state) as log:
+        await state.roster.opened(bench.stream("c1"))  # nobody waits
+        await twice(lambda: state.roster.want_clients("j1", True))
+        await state.roster.opened(bench.stream("c2"))
+        await log.until("c2", lambda: "client" in log.words())
+        unseen(bench, "c1", 11)
+        await state.roster.beat({"c1": "", "c2": "", "c3": ""})
+        await log.until("who came back", lambda: log.words().count("client") == 2)
+        await twice(lambda: state.roster.want_clients("j1", False))
+        await state.roster.opened(bench.stream("c4"))
+        await state.jobs.cancel("j1", "")
+        await log.until("the end", lambda: "cancelled" in log.words())
+    assert log.words() == ["resync", "waiting", "client", "client", "cancelled"]
+    assert (log.events[2].client, log.events[2].clients) == ("c2", ("c2",))
+    assert sorted(log.events[3].clients) == ["c1", "c3"]
+
+
+@pytest.mark.parametrize("how", ["opened", "cancelled", "ended"])
+async def test_nobody_waits_for_clients_for_ever(bench: Bench, state: RedisState, how: str) -> None:
+    await state.jobs.submit(new_job("j0"))
+    await state.roster.want_clients("j0", True)  # is not running
+    assert not bench.raw.exists(bench.key("wanting"))
+    lease = await state.jobs.claim("r1")
+    assert lease is not None
+    await state.roster.want_clients("j0", True)
+    if how == "opened":
+        await state.jobs.open(lease, [], 1, "{}")
+    else:
+        await state.jobs.cancel("j0", "")
+        await state.roster.want_clients("j0", True)  # has ended
+    assert not bench.raw.exists(bench.key("wanting"))
+
+
+async def test_clients_unseen_for_a_week_are_forgotten(bench: Bench, state: RedisState) -> None:
+    await state.roster.opened(bench.stream("c1", replica="dead"))
+    await state.roster.beat({f"c{number}": "0.6" for number in range(2, 30)})
+    await opened(state, ["c1"])
+    for number in range(1, 30):
+        unseen(bench, f"c{number}", 8 * 86_400)
+    await state.roster.beat({"c0": ""})  # some at each call
+    assert len(await listed(state.roster.list(all=True))) == 10
+    await state.roster.beat({"c0": ""})
+    assert [presence.client for presence in await listed(state.roster.list(all=True))] == ["c0"]
+    assert bench.raw.hgetall(bench.key("eras")) == {}
+    assert not bench.raw.exists(bench.key("tasks:c1"))
+
+
+async def test_the_roster_is_bounded(bench: Bench) -> None:
+    state = bench.state(max_roster=3)
+    for number in range(5):
+        await state.roster.beat({f"c{number}": ""})
+        unseen(bench, f"c{number}", 100 - number)
+    await state.roster.beat({"c5": ""})
+    assert [presence.client for presence in await listed(state.roster.list(all=True))] == ["c3", "c4", "c5"]
