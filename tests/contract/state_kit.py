@@ -85,9 +85,7 @@ class Bench:
         return self.prefix + name
 
 
-def new_job(
-    job_id: str, *, kind: Kind = Kind.TRAINING, session_id: str = "", parent: str = "seed"
-) -> NewJob:
+def new_job(job_id: str, *, kind: Kind = Kind.TRAINING, session_id: str = "", parent: str = "seed") -> NewJob:
     return NewJob(job_id, session_id, kind, "1", parent, {"round_timeout": "60"})
 
 
@@ -191,6 +189,16 @@ async def following(state: RedisState) -> AsyncIterator[Follower]:
         await asyncio.wait([task])
         if not task.cancelled():
             task.result()
+
+
+async def eventually(description: str, condition: Callable[[], bool]) -> None:
+    """For what nobody tells us: looks again and again."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(description) from None
 
 
 async def twice(step: Callable[[], Awaitable[T]]) -> T:
