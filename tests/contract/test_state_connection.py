@@ -41,7 +41,7 @@ from tests.contract.state_kit import (
 
 
 class LossyProxy:
-    """Between the adapter and Redis. `lose` counts the scripts whose replies are lost, with the connection."""
+    """Between the adapter and Redis. `lose` counts the scripts whose replies get lost."""
 
     def __init__(self, target: str) -> None:
         self._target = target
