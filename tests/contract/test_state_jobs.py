@@ -333,12 +333,24 @@ async def test_ended_jobs_go_when_they_are_many_and_old(bench: Bench) -> None:
 
 
 async def test_ended_jobs_go_when_their_clients_are_too_many(bench: Bench) -> None:
-    state = bench.state(keep_records=25)
+    state = bench.state(keep_records=30)
     for number in range(4):
         await opened(state, [f"c{n}" for n in range(10)], f"j{number}")
         await state.jobs.cancel(f"j{number}", "")
     assert [job.job_id for job in await listed(state.jobs.list())] == ["j2", "j3"]
-    assert bench.raw.get(bench.key("records")) == "20"
+    assert bench.raw.get(bench.key("records")) == "24"  # and two for each job itself
+
+
+async def test_long_answers_weigh_more(bench: Bench) -> None:
+    state = bench.state(keep_records=600)
+    for number in range(4):
+        job_id = f"j{number}"
+        await opened(state, ["c1"], job_id, kind=Kind.VALIDATION)
+        await state.jobs.answer(client="c1", task_id="", job_id=job_id, model_id="", data="x" * 65_536)
+        await state.jobs.cancel(job_id, "")
+        await receive(state, "c9", "u1", job_id, task_id="")
+    assert [job.job_id for job in await listed(state.jobs.list())] == ["j2", "j3"]
+    assert bench.raw.get(bench.key("records")) == str(2 * (2 + 1 + 256 + 1))
 
 
 async def test_an_updates_object_is_remembered_for_a_limited_time(bench: Bench, state: RedisState) -> None:

@@ -140,6 +140,23 @@ async def test_the_life_of_a_replica_is_not_work(state: RedisState) -> None:
         await state.leases.take_over(views[0], "r2")
 
 
+async def test_a_replica_lives_from_its_first_stream_on(bench: Bench, state: RedisState) -> None:
+    await state.roster.opened(bench.stream("c1", replica="r1"))
+    _, views = await bench.state().leases.renew("r2", [])
+    life = view_of(views, "replica:r1")
+    async with following(state) as log:
+        _, views = await state.leases.renew("r1", [])  # which was not told before
+        assert view_of(views, "replica:r1").token == life.token
+        await bench.state().roster.forget_replica("r1")
+        await state.roster.opened(bench.stream("c2", replica="r1"))  # it lives, and does not know yet
+        await state.leases.renew("r1", [])
+        await log.until("a resync", lambda: log.words() == ["resync", "resync"])
+        await state.leases.renew("r1", [])
+        await state.settings.put({"n": "1"})
+        await log.until("the event", lambda: "settings" in log.words())
+    assert log.words() == ["resync", "resync", "settings"]
+
+
 async def test_a_replica_taken_for_dead_registers_its_streams_again(bench: Bench, state: RedisState) -> None:
     await state.leases.renew("r1", [])
     other = bench.state()

@@ -24,7 +24,7 @@ class Limits:
     keep_ms: int = 30 * _DAY_MS
     keep_jobs: int = 10_000
     keep_sessions: int = 1_000
-    keep_records: int = 2_000_000  # clients' records in ended jobs, whatever their age
+    keep_records: int = 2_000_000  # of clients, and each 256 bytes of answers, in ended jobs of any age
     roster_ms: int = 7 * _DAY_MS
     max_roster: int = 100_000
     log_length: int = 20_000

@@ -18,5 +18,6 @@ if a.too_large then
   return {'rejected', id, 'too_large'}
 end
 call('HSET', P .. 'answers:' .. id, a.client, a.data)
+weigh(id, records_in(a.data))
 move(id, a.client, rec, 'accepted')
 return {'received', id, ''}

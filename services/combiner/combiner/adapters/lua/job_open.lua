@@ -15,6 +15,7 @@ if call('HSETNX', job_key(id), 'opened_ms', NOW) == 1 then
   call('HSET', job_key(id), 'asked', #names, 'phase', 'collecting', 'deadline_ms', NOW + a.timeout_ms,
     'task_data', a.task_data)
   call('SREM', P .. 'wanting', id)
+  weigh(id, #names)
   job_event(id, 'asked')
   names_event('tasks', id, names)
 end

@@ -1,4 +1,4 @@
--- a.life: the token of the replica's own entry, if it was told one before.
+-- a.life: the token of the replica's own entry as it was told last, or 0.
 local function renewed(work, token)
   local lease = lease_read(work)
   if not lease or lease.owner ~= a.replica or lease.token ~= token then return false end
@@ -13,11 +13,14 @@ for i, held in ipairs(a.leases) do
 end
 
 local own = 'replica:' .. a.replica
-if not renewed(own, a.life) and not lease_read(own) then
-  lease_new(own, a.replica)
-  -- somebody took it for dead and forgot its streams: it has to register them again
-  if a.life > 0 then event('resync', {}) end
+local life = lease_read(own)
+if not life then
+  life = replica_begin(a.replica)
+elseif life.owner ~= '' then
+  renewed(own, life.token)
 end
+-- Somebody took it for dead and forgot its streams: it has to register them again.
+if a.life > 0 and life.token ~= a.life then event('resync', {}) end
 
 local views, flat = {}, call('HGETALL', P .. 'leases')
 for i = 1, #flat, 2 do

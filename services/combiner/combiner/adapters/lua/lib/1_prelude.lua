@@ -57,6 +57,12 @@ local function lease_new(work, owner)
   return token
 end
 
+-- A replica lives from its first step on, so that the others notice when it is gone.
+local function replica_begin(replica)
+  lease_new('replica:' .. replica, replica)
+  return lease_read('replica:' .. replica)
+end
+
 local function split_work(work)
   return string.match(work, '^(%a+):(.*)$')
 end

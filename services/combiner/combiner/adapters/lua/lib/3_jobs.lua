@@ -2,6 +2,7 @@
 local STATE, TASK, UPDATE, EXAMPLES, REASON, DETAIL, AT = 1, 2, 3, 4, 5, 6, 7
 local COUNTER = {received = 'undecided', accepted = 'accepted', rejected = 'rejected', failed = 'failed'}
 local PURGED_AT_ONCE = 2
+local RECORD = 256  -- about the bytes of one
 
 local function job_key(id) return P .. 'job:' .. id end
 
@@ -12,6 +13,16 @@ local function job_event(id, what, client, reason)
     'job_id', id, 'session_id', j[1], 'state', j[2], 'client', client or '', 'reason', reason or '',
     'asked', j[3], 'accepted', j[4], 'rejected', j[5], 'failed', j[6], 'version', version,
   })
+end
+
+-- What a job keeps in memory, in records; retention bounds the sum over the ended ones.
+local function weigh(id, records)
+  call('HINCRBY', job_key(id), 'weight', records)
+  if ENDED[call('HGET', job_key(id), 'state')] then call('INCRBY', P .. 'records', records) end
+end
+
+local function records_in(text)
+  return math.ceil(#text / RECORD)
 end
 
 local function job_dump(id)
@@ -26,6 +37,7 @@ local function job_submit(j)
   call('HSET', job_key(j.job_id), 'job_id', j.job_id, 'session_id', j.session_id, 'kind', j.kind, 'state', 'QUEUED',
     'reason', '', 'round_id', j.round_id, 'model_id', '', 'parent_model_id', j.parent_model_id, 'config', j.config,
     'phase', '', 'version', 0, 'created_ms', NOW, 'asked', 0, 'undecided', 0, 'accepted', 0, 'rejected', 0, 'failed', 0)
+  weigh(j.job_id, 1 + records_in(j.config))
   enqueue('job', j.job_id)
   if j.session_id ~= '' then
     call('ZADD', P .. 'session-jobs:' .. j.session_id, call('GET', P .. 'seq'), j.job_id)
@@ -59,6 +71,7 @@ local function list_other(id, client, reason, mark)
   if number >= limits.max_others or call('HEXISTS', key, field) == 1 then return end
   call('HSET', key, field, cjson.encode({number, client, reason, ''}))
   call('HINCRBY', job_key(id), 'rejected', 1)
+  weigh(id, 1)
   job_event(id, 'listed', client, reason)
 end
 
@@ -121,7 +134,7 @@ local function job_close(id, why)
 end
 
 local function job_forget(id)
-  local session_id, asked, parent = unpack(call('HMGET', job_key(id), 'session_id', 'asked', 'parent_model_id'))
+  local session_id, weight, parent = unpack(call('HMGET', job_key(id), 'session_id', 'weight', 'parent_model_id'))
   local flat = call('HGETALL', P .. 'clients:' .. id)
   for i = 1, #flat, 2 do
     local update = cjson.decode(flat[i + 1])[UPDATE]
@@ -136,7 +149,7 @@ local function job_forget(id)
   call('ZREM', P .. 'all:job', id)
   call('ZREM', P .. 'ended:job', id)
   call('ZREM', P .. 'session-jobs:' .. session_id, id)
-  call('DECRBY', P .. 'records', asked)
+  call('DECRBY', P .. 'records', weight)
 end
 
 -- Retention, a little at each end of a job.
@@ -156,7 +169,7 @@ local function job_end(id, state, reason, what)
   call('HSET', job_key(id), 'state', state, 'reason', reason, 'phase', '', 'ended_ms', NOW)
   call('SREM', P .. 'wanting', id)
   retire('job', id)
-  call('INCRBY', P .. 'records', call('HGET', job_key(id), 'asked'))
+  call('INCRBY', P .. 'records', call('HGET', job_key(id), 'weight'))
   job_event(id, what, '', reason)
   jobs_purge()
 end

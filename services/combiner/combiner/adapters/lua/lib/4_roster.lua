@@ -69,7 +69,9 @@ end
 local function stream_open(stream_id, client, view, era)
   call('ZADD', P .. 'seen', NOW, client)
   if era ~= '' then call('HSET', P .. 'eras', client, era) end
-  if call('HSETNX', P .. 'streams:' .. replica_of(stream_id), stream_id, view .. ' ' .. client) == 0 then return false end
+  local replica = replica_of(stream_id)
+  if call('HSETNX', P .. 'streams:' .. replica, stream_id, view .. ' ' .. client) == 0 then return false end
+  if not lease_read('replica:' .. replica) then replica_begin(replica) end
   call('HINCRBY', P .. 'subs:' .. view, client, 1)
   return true
 end

@@ -15,6 +15,7 @@ local function model_metrics(model_id, job_id)
   if call('EXISTS', key) == 0 then return end
   call('HSET', key, 'metrics', a.metrics, 'metrics_job', job_id)
   call('SET', P .. 'model-clients:' .. model_id, a.client_metrics)
+  weigh(job_id, records_in(a.client_metrics))
 end
 
 local function model_dump(id)
