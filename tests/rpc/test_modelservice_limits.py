@@ -31,7 +31,7 @@ UPLOAD = ObjectKey("uploads", "m1")
 
 
 class WeakStore(DiskStore):
-    """A disk store that is away for the next `away` calls, and breaks after the chunks numbered in `break_at`."""
+    """A disk store that is away for the next `away` calls, and breaks after the chunks in `break_at`."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

@@ -64,7 +64,9 @@ async def serve(
         await lifecycle.start("operations", http)
         lifecycle.on_stop("store", store.close)
         await lifecycle.start("background tasks", supervisor)
-        supervisor.spawn("probe the store", keep_probing(backend, partial(check_store, store), away=STORE_AWAY))
+        supervisor.spawn(
+            "probe the store", keep_probing(backend, partial(check_store, store), away=STORE_AWAY)
+        )
         supervisor.spawn("ready", _ready(health))
         rpc = RpcServer(server, grace=settings.drain_seconds)
         await lifecycle.start("rpc", rpc, stop_seconds=settings.drain_seconds + 5)
