@@ -13,7 +13,7 @@ from combiner.adapters.state import RedisState
 from combiner.announce import Announcer
 from combiner.beats import Beats
 from combiner.catalog import Catalog
-from combiner.domain.leases import CLIENT_WINDOW, OutageGuard
+from combiner.domain.leases import DEFAULT_WINDOWS, OutageGuard, Windows
 from combiner.inbox import Inbox
 from combiner.metrics import CombinerMetrics
 from combiner.ports import Event, Shared, StateUnavailable
@@ -58,7 +58,8 @@ class CombinerApp:
     """A combiner without its ports: `servicers` go onto a server, the rest is started and stopped as one
     component.
 
-    `shared` and `store` are the back ends, already made; whoever made them closes them.
+    `shared` and `store` are the back ends, already made; whoever made them closes them. The client window is
+    also one of the limits of `shared`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class CombinerApp:
         metrics: Metrics,
         health: Health,
         supervisor: Supervisor,
+        windows: Windows = DEFAULT_WINDOWS,
     ) -> None:
         self._shared = shared
         self._store = store
@@ -80,7 +82,7 @@ class CombinerApp:
         self._scratch = ScratchArea(settings.scratch)
         self._announcer = _announcer(settings)
         meter = CombinerMetrics(metrics)
-        guard = OutageGuard()
+        guard = OutageGuard(windows.client)
         self.feed = Feed(shared.log)
         self.hub = StreamHub(replica, shared, self.feed)
         self.beats = Beats(shared.roster)
@@ -101,12 +103,13 @@ class CombinerApp:
             self.feed,
             {"job": JobRunner(tools), "session": SessionRunner(shared, self.feed)},
             guard,
+            lease_window=windows.lease,
         )
         self.feed.listen(self._on_event)
-        self.servicers = self._servicers(settings)
+        self.servicers = self._servicers(settings, windows)
         self._watch(meter)
 
-    def _servicers(self, settings: CombinerSettings) -> Mapping[str, object]:
+    def _servicers(self, settings: CombinerSettings, windows: Windows) -> Mapping[str, object]:
         shared = self._shared
         catalog = Catalog(shared.models, self._store)
         return {
@@ -119,7 +122,7 @@ class CombinerApp:
             "Jobs": JobsServicer(shared, self.feed),
             "Sessions": SessionsServicer(shared, self.feed, catalog),
             "Models": ModelsServicer(shared, catalog),
-            "Clients": ClientsServicer(shared, round(CLIENT_WINDOW * 1000)),
+            "Clients": ClientsServicer(shared, round(windows.client * 1000)),
         }
 
     def _watch(self, meter: CombinerMetrics) -> None:
@@ -153,9 +156,11 @@ class CombinerApp:
         spawn("heartbeats", self.beats.run())
         spawn("statuses", self.statuses.run())
         spawn("probe Redis", keep_probing(self._redis, self._shared.log.now_ms, away=StateUnavailable))
-        spawn("probe the store", keep_probing(self._objects, partial(check_store, self._store), away=STORE_AWAY))
+        spawn(
+            "probe the store", keep_probing(self._objects, partial(check_store, self._store), away=STORE_AWAY)
+        )
         spawn("ready", self._ready())
-        self._working = spawn("work", self._worker.run())
+        spawn("work", self._worker.run())
         if self._announcer is not None:
             spawn("announce", self._announcer.run())
 
@@ -183,10 +188,11 @@ class CombinerApp:
         except StateUnavailable as error:
             log.warning("leases could not be given back; the others will notice", error=str(error))
         await self.hub.settle()
-        await self.inbox.close(timeout=2.0)
+        await self.inbox.settle(timeout=2.0)
 
     async def stop(self) -> None:
-        """After `drain`, when the supervisor has ended the background tasks."""
+        """After `drain`, when no call and no background task runs any more."""
+        await self.inbox.close()
         self._workshop.close()
         await asyncio.to_thread(self._scratch.close)
 

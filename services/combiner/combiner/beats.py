@@ -17,7 +17,8 @@ class Beats:
     """Who was heard of since the last write.
 
     Bound: `max_clients` names; a new name beyond that is not noted (its next beat comes in two seconds).
-    While Redis is away the notes stay, one for each client: what counts is that it was heard of, not how often.
+    While Redis is away the notes stay, one for each client: what counts is that it was heard of, not how
+    often.
     """
 
     def __init__(self, roster: Roster, *, max_clients: int = 100_000) -> None:
@@ -25,6 +26,7 @@ class Beats:
         self._max_clients = max_clients
         self._heard: dict[str, str] = {}
         self._something = asyncio.Event()
+        self._waiting = False
 
     def note(self, client: str, era: str) -> None:
         if client in self._heard or len(self._heard) < self._max_clients:
@@ -44,6 +46,10 @@ class Beats:
         try:
             await self._roster.beat(heard)
         except StateUnavailable as error:
-            log.warning("heartbeats wait for Redis", clients=len(heard), error=str(error))
+            if not self._waiting:
+                log.warning("heartbeats wait for Redis", clients=len(heard), error=str(error))
+            self._waiting = True
             self._heard = {**heard, **self._heard}
             self._something.set()
+        else:
+            self._waiting = False

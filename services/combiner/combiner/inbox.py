@@ -5,14 +5,14 @@ The caller is answered when the journal has it, or after `hold_s`; from then on 
 Redis and the store are back. Recorded in time it counts like any other; too late, its job lists the client as
 unrecorded.
 
-Bound: `limit` answers are on their way at once. When a new one would be one too many, the oldest that nobody
-waits for any more is given up, counted and logged.
+Bound: `limit` answers are on their way at once, with `limit_chars` of text in all. When a new one would be
+too much, the oldest that nobody waits for any more is given up, or else the oldest of all; that is counted
+and logged, and a caller who still waits is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +32,8 @@ log = structlog.get_logger()
 UPDATE_HOLD_S = 60.0
 # Answers without an object behind them are small and safe in the buffer; their clients are let go sooner.
 ANSWER_HOLD_S = 2.0
+# The journal refuses longer answers, whatever follows here.
+ANSWER_CHARS = 64 * 1024 + 1
 BACKOFF = Backoff(initial=0.05, maximum=2.0)
 T = TypeVar("T")
 AWAY = (StateUnavailable, StoreUnavailable, StoreFull)
@@ -58,6 +60,15 @@ class AnswerMessage:
     data: str
 
 
+@dataclass(slots=True)
+class _OnItsWay:
+    """`let_go`: the client was told OK, or went away, before the record was made."""
+
+    client: str
+    chars: int
+    let_go: bool = False
+
+
 class Inbox:
     def __init__(
         self,
@@ -66,6 +77,7 @@ class Inbox:
         meter: Meter,
         *,
         limit: int = 10_000,
+        limit_chars: int = 64 << 20,
         update_hold_s: float = UPDATE_HOLD_S,
         answer_hold_s: float = ANSWER_HOLD_S,
     ) -> None:
@@ -73,10 +85,11 @@ class Inbox:
         self._store = store
         self._meter = meter
         self._limit = limit
+        self._limit_chars = limit_chars
         self._update_hold_s = update_hold_s
         self._answer_hold_s = answer_hold_s
-        self._on_their_way: dict[asyncio.Task[None], str] = {}
-        self._let_go: deque[asyncio.Task[None]] = deque()
+        self._on_their_way: dict[asyncio.Task[None], _OnItsWay] = {}  # oldest first
+        self._chars = 0
         self.given_up = 0
 
     def __len__(self) -> int:
@@ -88,18 +101,16 @@ class Inbox:
 
         Never raises for a back end that is away.
         """
+        answer = _OnItsWay(message.client, len(message.update_id))
 
         async def unrecorded() -> None:
-            await self._shared.jobs.add_unrecorded(
-                client=message.client, task_id=message.task_id, job_id=message.meta.job_id
-            )
+            await self._add_unrecorded(message.client, message.task_id, message.meta.job_id)
 
-        await self._deliver(
-            lambda: self._record_update(message), unrecorded, self._update_hold_s, message.client
-        )
+        await self._deliver(answer, lambda: self._record_update(message), unrecorded, self._update_hold_s)
 
     async def answer(self, message: AnswerMessage) -> None:
         """Returns when the answer is recorded, or after `answer_hold_s`."""
+        data = message.data[:ANSWER_CHARS]
 
         async def record() -> Received:
             return await self._shared.jobs.answer(
@@ -107,15 +118,13 @@ class Inbox:
                 task_id=message.task_id,
                 job_id=message.job_id,
                 model_id=message.model_id,
-                data=message.data,
+                data=data,
             )
 
         async def unrecorded() -> None:
-            await self._shared.jobs.add_unrecorded(
-                client=message.client, task_id=message.task_id, job_id=message.job_id
-            )
+            await self._add_unrecorded(message.client, message.task_id, message.job_id)
 
-        await self._deliver(record, unrecorded, self._answer_hold_s, message.client)
+        await self._deliver(_OnItsWay(message.client, len(data)), record, unrecorded, self._answer_hold_s)
 
     async def failure(self, client: str, ref: TaskRef, detail: str) -> None:
         """The client says that it could not do a task."""
@@ -130,7 +139,10 @@ class Inbox:
             )
             return Received(Verdict.RECEIVED)
 
-        await self._deliver(record, None, self._answer_hold_s, client)
+        await self._deliver(_OnItsWay(client, len(detail)), record, None, self._answer_hold_s)
+
+    async def _add_unrecorded(self, client: str, task_id: str, job_id: str) -> None:
+        await self._shared.jobs.add_unrecorded(client=client, task_id=task_id, job_id=job_id)
 
     async def _record_update(self, message: UpdateMessage) -> Received:
         jobs = self._shared.jobs
@@ -143,6 +155,7 @@ class Inbox:
                 **where,
                 reason=Reason.NOT_UPLOADED,
                 detail=f"no complete upload named {message.update_id[:128]!r}",
+                update_id=message.update_id[:128],
             )
         return await jobs.receive(
             **where,
@@ -160,66 +173,77 @@ class Inbox:
 
     async def _deliver(
         self,
+        answer: _OnItsWay,
         record: Callable[[], Awaitable[Received]],
         unrecorded: Callable[[], Awaitable[None]] | None,
         hold_s: float,
-        client: str,
     ) -> None:
-        self._make_room()
-        held = asyncio.Event()
+        self._make_room(answer.chars)
         task = asyncio.create_task(
-            self._until_recorded(record, unrecorded, held), name=f"record answer of {client}"
+            self._until_recorded(answer, record, unrecorded), name=f"record answer of {answer.client}"
         )
-        self._on_their_way[task] = client
+        self._on_their_way[task] = answer
+        self._chars += answer.chars
         task.add_done_callback(self._done)
         try:
             done, _ = await asyncio.wait([task], timeout=hold_s)
         except asyncio.CancelledError:
-            held.set()
-            self._let_go.append(task)
+            answer.let_go = True
             raise
         if not done:
-            held.set()
-            log.warning("answer is confirmed but not recorded yet", client=client, held_s=hold_s)
-            self._let_go.append(task)
+            answer.let_go = True
+            log.warning("answer is confirmed but not recorded yet", client=answer.client, held_s=hold_s)
 
     async def _until_recorded(
         self,
+        answer: _OnItsWay,
         record: Callable[[], Awaitable[Received]],
         unrecorded: Callable[[], Awaitable[None]] | None,
-        held: asyncio.Event,
     ) -> None:
-        """`held` is set when the client was told OK before the record was made."""
         received = await _until_back(record)
         if received.verdict is Verdict.REJECTED:
             log.info("answer rejected", reason=received.reason, job_id=received.job_id)
-            if held.is_set() and received.reason == Reason.LATE and unrecorded is not None:
+            if answer.let_go and received.reason == Reason.LATE and unrecorded is not None:
                 await _until_back(unrecorded)
         self._meter.update(received.verdict, received.reason)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        client = self._on_their_way.pop(task, "")
-        if task in self._let_go:
-            self._let_go.remove(task)
+        client = self._forget(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an answer could not be recorded", client=client, exc_info=error)
 
-    def _make_room(self) -> None:
-        while len(self._on_their_way) >= self._limit and self._let_go:
-            oldest = self._let_go.popleft()
-            self.given_up += 1
-            log.error(
-                "answer given up: too many wait for a back end", client=self._on_their_way.get(oldest, "")
-            )
-            oldest.cancel()
-            self._on_their_way.pop(oldest, None)
+    def _forget(self, task: asyncio.Task[None]) -> str:
+        """Whose answer it was; empty if it is forgotten already."""
+        answer = self._on_their_way.pop(task, None)
+        if answer is None:
+            return ""
+        self._chars -= answer.chars
+        return answer.client
 
-    async def close(self, timeout: float) -> None:
-        """Wait for what is on its way, at most `timeout` seconds; the rest is lost with the process."""
+    def _make_room(self, chars: int) -> None:
+        while self._on_their_way and not self._has_room(chars):
+            let_go = (task for task, answer in self._on_their_way.items() if answer.let_go)
+            oldest = next(let_go, next(iter(self._on_their_way)))
+            oldest.cancel()
+            self.given_up += 1
+            log.error("answer given up: too many wait for a back end", client=self._forget(oldest))
+
+    def _has_room(self, chars: int) -> bool:
+        return len(self._on_their_way) < self._limit and self._chars + chars <= self._limit_chars
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for what is on its way, at most `timeout` seconds."""
         if self._on_their_way:
-            await asyncio.wait(list(self._on_their_way), timeout=timeout)
-        for task in list(self._on_their_way):
+            await asyncio.wait(set(self._on_their_way), timeout=timeout)
+
+    async def close(self) -> None:
+        """Give up what is still on its way: it is lost with the process."""
+        tasks = set(self._on_their_way)
+        for task in tasks:
             task.cancel()
+        if tasks:
+            log.error("answers are lost that could not be recorded in time", answers=len(tasks))
+            await asyncio.wait(tasks)
 
 
 async def _until_back(step: Callable[[], Awaitable[T]]) -> T:

@@ -173,9 +173,11 @@ class Jobs(Protocol):
         answers while the job is open is taken back.
         """
 
-    async def refuse(self, *, client: str, task_id: str, job_id: str, reason: str, detail: str) -> Received:
+    async def refuse(
+        self, *, client: str, task_id: str, job_id: str, reason: str, detail: str, update_id: str = ""
+    ) -> Received:
         """Like `receive`, for an answer that is known to be no good (not_uploaded, num_examples): the client
-        is REJECTED.
+        is REJECTED. REPEATED if `update_id` was received from it before: its object may be gone by now.
         """
 
     async def answer(self, *, client: str, task_id: str, job_id: str, model_id: str, data: str) -> Received:

@@ -25,6 +25,7 @@ from fedcombiner.servicekit.errors import Unavailable
 log = structlog.get_logger()
 
 BATCH = 300
+GOING_AWAY = "this combiner is going away; connect again"
 
 
 class LocalStream:
@@ -59,7 +60,7 @@ class LocalStream:
             while self._tasks and not self._ended:
                 yield self._tasks.popleft()
             if self._ended:
-                raise Unavailable("this combiner is going away; connect again")
+                raise Unavailable(GOING_AWAY)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
@@ -83,14 +84,18 @@ class StreamHub:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def draining(self) -> bool:
+        """Whether no stream is opened any more."""
+        return self._draining
+
     def clients(self) -> int:
         return len(self._by_client)
 
     @asynccontextmanager
     async def open(self, client: str, view: View, era: str) -> AsyncIterator[LocalStream]:
         """A stream for as long as the block runs. Raises Unavailable while draining."""
-        if self._draining:
-            raise Unavailable("this combiner is going away; connect again")
+        self._refuse_while_draining()
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era))
         self._streams[stream.info.stream_id] = stream
         self._by_client.setdefault(client, set()).add(stream.info.stream_id)
@@ -102,6 +107,7 @@ class StreamHub:
 
     async def idle(self) -> AsyncIterator[None]:
         """A stream on which nothing is sent, for as long as we are not draining. Raises Unavailable then."""
+        self._refuse_while_draining()
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", "", View.ALL, ""))
         self._idle.add(stream)
         try:
@@ -109,6 +115,10 @@ class StreamHub:
                 yield
         finally:
             self._idle.discard(stream)
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            raise Unavailable(GOING_AWAY)
 
     def _remove(self, stream: LocalStream) -> None:
         del self._streams[stream.info.stream_id]

@@ -85,7 +85,9 @@ class RedisJobs:
             )
         )
 
-    async def refuse(self, *, client: str, task_id: str, job_id: str, reason: str, detail: str) -> Received:
+    async def refuse(
+        self, *, client: str, task_id: str, job_id: str, reason: str, detail: str, update_id: str = ""
+    ) -> Received:
         return _received(
             await self._run(
                 "job_refuse",
@@ -94,6 +96,7 @@ class RedisJobs:
                 job_id=job_id,
                 reason=reason,
                 detail=detail[:MAX_DETAIL],
+                update_id=update_id,
             )
         )
 

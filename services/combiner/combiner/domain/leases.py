@@ -12,12 +12,24 @@ Times are seconds of any one monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 LEASE_WINDOW = 6.0
 CLIENT_WINDOW = 10.0
 # Of a window: looks further apart than this are not one observation.
 _LARGEST_GAP = 2 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Seconds of silence after which the holder of a lease, or a client, counts as gone."""
+
+    lease: float = LEASE_WINDOW
+    client: float = CLIENT_WINDOW
+
+
+DEFAULT_WINDOWS = Windows()
 
 
 class LeaseLike(Protocol):

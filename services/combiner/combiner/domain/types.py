@@ -1,4 +1,6 @@
-"""The words of the combiner: jobs, rounds, sessions, models, clients. Plain values, no behaviour that needs a clock."""
+"""The words of the combiner: jobs, rounds, sessions, models, clients. Plain values, no behaviour that needs
+a clock.
+"""
 
 from __future__ import annotations
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
 
 from combiner.domain.config import RoundConfig
 from combiner.domain.leases import OutageGuard
-from combiner.domain.round import Close, Failed, RoundPolicy, Succeeded, Why
+from combiner.domain.round import Close, RoundPolicy, Wait, Why
 from combiner.domain.types import ClientRecord, ClientState, Job, Presence, Reason
 from combiner.ports import Event, Shared, StateUnavailable
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Subscription
-from combiner.rounds.waiting import TaskSet, steady
+from combiner.rounds.waiting import TaskSet, steady, woken
 
 log = structlog.get_logger()
 
 # How often a round with open tasks looks whether its clients are still there.
 LOOK_S = 1.0
-CLIENT_WINDOW_MS = 10_000
 
 
 class Collector:
     """Collects one job's answers until its policy says that the job is to be closed.
 
     `start_judging(record)` is called once for each received update; what it starts accepts or rejects the
-    update in the journal and then calls `accepted` or `rejected` here. Validation jobs have none: their
-    answers are accepted as they are recorded.
+    update in the journal, whose events tell the policy. Validation jobs have none: their answers are
+    accepted as they are recorded. Clients are there while they were heard of within the guard's window.
     """
 
     def __init__(
@@ -59,16 +57,6 @@ class Collector:
         for record in self._job.of_state(ClientState.RECEIVED, ClientState.ACCEPTED):
             self.judge(record)
 
-    def accepted(self, client: str) -> None:
-        self._policy.accepted(client, self._clock.now())
-
-    def rejected(self, client: str) -> None:
-        self._policy.rejected(client)
-
-    def verdict(self) -> Succeeded | Failed:
-        """Of the closed job, after everything received was judged."""
-        return self._policy.verdict()
-
     async def until_closed(self, judging: TaskSet) -> Why:
         """Why the job is to be closed. Raises what a judge raised."""
         next_look = self._clock.now()
@@ -76,22 +64,20 @@ class Collector:
             self._events.wake.clear()
             judging.check()
             await self._apply_events()
-            decision = self._policy.decide(self._clock.now())
+            decision = self._policy.decide(now := self._clock.now())
             if isinstance(decision, Close):
                 return decision.why
-            if self._clock.now() >= next_look:
+            if now >= next_look:
+                next_look = now + LOOK_S
                 await self._look_after_clients()
-                next_look = self._clock.now() + LOOK_S
-                continue
-            until = min(decision.until or next_look, next_look)
-            await self._sleep(until - self._clock.now())
+            else:
+                await woken(self._events.wake, self._until(decision, now, next_look) - now)
 
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._events.wake.wait()
-        except TimeoutError:
-            return
+    @staticmethod
+    def _until(decision: Wait, now: float, next_look: float) -> float:
+        """A time that has passed already is that of a lost client, who is found at the next look."""
+        passed = decision.until is None or decision.until <= now
+        return next_look if passed else min(decision.until or next_look, next_look)
 
     async def _apply_events(self) -> None:
         for event in self._events.drain():
@@ -101,21 +87,16 @@ class Collector:
                 await self._apply(event)
 
     async def _apply(self, event: Event) -> None:
-        """One change of the journal since we read the job.
-
-        Our own judgements come back as events too; they are known.
-        """
+        """One change of the journal since we read the job."""
         match event.what:
             case "received":
                 await self._received(event.client)
+            case "accepted":
+                self._policy.accepted(event.client, event.at_ms / 1000)
+            case "rejected":
+                self._policy.rejected(event.client)
             case "failed":
                 self._policy.failed(event.client)
-            case "accepted" if self._start_judging is None:
-                self._policy.accepted(event.client, self._clock.now())
-            case "rejected" if event.client not in self._judging:
-                self._policy.rejected(
-                    event.client
-                )  # refused at the door: not uploaded, no number of examples
             case "cancelled" | "ended" | "committed":
                 await self._read_again()
 
@@ -130,6 +111,8 @@ class Collector:
     def judge(self, record: ClientRecord) -> None:
         """Start judging an update, unless that was done before."""
         if self._start_judging is None or record.client in self._judging:
+            return
+        if record.state not in (ClientState.RECEIVED, ClientState.ACCEPTED):
             return
         self._judging.add(record.client)
         self._start_judging(record)
@@ -165,7 +148,7 @@ class Collector:
             await self._fail_lost(name)
 
     def _note(self, presence: Presence, now: float) -> None:
-        there = presence.streams > 0 and 0 <= presence.seen_ms_ago < CLIENT_WINDOW_MS
+        there = presence.streams > 0 and 0 <= presence.seen_ms_ago / 1000 < self._guard.window
         if there:
             self._policy.back(presence.client)
         else:

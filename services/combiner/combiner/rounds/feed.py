@@ -11,6 +11,8 @@ from combiner.ports import Event, Log
 
 RESYNC = "resync"
 """`what` of the event that says: events were missed, read again whatever you watch."""
+CLIENTS = "clients"
+"""The key of the events that say that clients came, told while a job wants some."""
 
 
 class Subscription:
@@ -59,7 +61,7 @@ class Feed:
     def subscribe(
         self, key: str, *, limit: int = 10_000, wake: asyncio.Event | None = None
     ) -> Iterator[Subscription]:
-        """`key` is `job:<id>` or `session:<id>` (of a session: also the events of its jobs).
+        """`key` is `job:<id>`, `session:<id>` (of a session: also the events of its jobs) or CLIENTS.
 
         `wake` is set with every event: a reader that waits for other things too hands in its own.
         """
@@ -85,6 +87,13 @@ class Feed:
                 for subscription in subscriptions:
                     subscription.push(event)
             return
-        for key in (f"job:{event.job_id}", f"session:{event.session_id}"):
+        for key in _keys(event):
             for subscription in self._subscriptions.get(key, ()):
                 subscription.push(event)
+
+
+def _keys(event: Event) -> tuple[str, ...]:
+    """An event of a session names its current job, and one that clients came nobody."""
+    if event.what == "session":
+        return (f"session:{event.session_id}",)
+    return (CLIENTS,) if event.what == "client" else (f"job:{event.job_id}", f"session:{event.session_id}")

@@ -12,8 +12,9 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -44,14 +45,6 @@ COPY_BLOCK = 4 << 20
 
 class RoundFailed(Exception):
     """The round cannot go on; the text is the job's reason."""
-
-
-class Observer(Protocol):
-    """Who wants to know what became of an update."""
-
-    def accepted(self, client: str) -> None: ...
-
-    def rejected(self, client: str) -> None: ...
 
 
 async def patient(step: Callable[[], Awaitable[T]]) -> T:
@@ -163,37 +156,44 @@ class Folder:
     def num_examples(self) -> int:
         return self._aggregator.num_examples
 
-    async def judge(self, record: ClientRecord, observer: Observer) -> None:
-        """Check one received update, record the judgement, fold it if it is good."""
+    async def judge(self, record: ClientRecord) -> None:
+        """Check one received update, record the judgement, fold it if it is good.
+
+        RoundFailed if it cannot be read or folded for a reason of ours.
+        """
         async with self._workshop.slots:
             try:
-                await patient(lambda: self._take(record, observer))
+                await self._take(record)
             except FormatError as error:
-                await self._reject(record, observer, error.reason, error.detail)
+                await self._reject(record, error.reason, error.detail)
             except ObjectNotFound:
-                await self._reject(
-                    record, observer, Reason.NOT_UPLOADED, f"no upload named {record.update_id}"
-                )
+                await self._reject(record, Reason.NOT_UPLOADED, f"no upload named {record.update_id}")
+            except OSError as error:
+                raise RoundFailed(f"the update of {record.client} could not be worked on: {error}") from error
 
-    async def _take(self, record: ClientRecord, observer: Observer) -> None:
-        async with self._store.local_file(ObjectKey("uploads", record.update_id)) as path:
-            update = await self._timed(
-                "checking", lambda: check_update(path, self._parent, self._workshop.scratch)
-            )
-            try:
-                if record.state is not ClientState.ACCEPTED:
-                    await steady(lambda: self._jobs.accept(self._lease, record.client))
-                await self._fold(update, record.num_examples)
-            finally:
-                update.close()
+    async def _take(self, record: ClientRecord) -> None:
+        async with AsyncExitStack() as stack:
+            # Only this is tried again: whatever fails once the fold has begun must not fold twice.
+            update = await patient(lambda: self._checked(record, stack))
+            if record.state is not ClientState.ACCEPTED:
+                await steady(lambda: self._jobs.accept(self._lease, record.client))
+            await self._fold(update, record.num_examples)
         self._meter.accepted()
-        observer.accepted(record.client)
+
+    async def _checked(self, record: ClientRecord, stack: AsyncExitStack) -> CheckedUpdate:
+        """The update, open for as long as the stack."""
+        path = await stack.enter_async_context(self._store.local_file(ObjectKey("uploads", record.update_id)))
+        update = await self._timed(
+            "checking", lambda: check_update(path, self._parent, self._workshop.scratch)
+        )
+        stack.callback(update.close)
+        return update
 
     async def _fold(self, update: CheckedUpdate, num_examples: int) -> None:
         async with self._folding:
             await self._timed("folding", lambda: self._aggregator.fold(update, num_examples))
 
-    async def _reject(self, record: ClientRecord, observer: Observer, reason: str, detail: str) -> None:
+    async def _reject(self, record: ClientRecord, reason: str, detail: str) -> None:
         if record.state is ClientState.ACCEPTED:
             raise RoundFailed(
                 f"the accepted update {record.update_id} of {record.client} is gone from the store: {detail}"
@@ -201,7 +201,6 @@ class Folder:
         log.info("update rejected", client=record.client, reason=reason, detail=detail)
         await steady(lambda: self._jobs.reject(self._lease, record.client, reason, detail))
         self._meter.rejected(reason)
-        observer.rejected(record.client)
 
     async def write(self, target: ObjectKey) -> ObjectInfo:
         """The aggregate as an object of the store. Leaves nothing behind if it fails.
@@ -214,6 +213,8 @@ class Folder:
         try:
             await self._workshop.run(lambda: self._aggregator.write(path))
             info = await patient(lambda: self._store_file(path, target))
+        except OSError as error:
+            raise RoundFailed(f"the aggregate could not be written: {error}") from error
         finally:
             path.unlink(missing_ok=True)
         self._note("writing", time.monotonic() - started)

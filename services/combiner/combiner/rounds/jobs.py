@@ -21,16 +21,16 @@ import structlog
 from combiner.domain.config import ConfigError, RoundConfig
 from combiner.domain.leases import OutageGuard
 from combiner.domain.metrics import parse_metrics
-from combiner.domain.round import Failed, too_few_clients
+from combiner.domain.round import Failed, RoundPolicy, Succeeded, too_few_clients
 from combiner.domain.selection import choose, rng_for
 from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, State
-from combiner.ports import Ask, Ended, Lease, LeaseLost, Shared, StateUnavailable, View
+from combiner.ports import Ask, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable, View
 from combiner.rounds.clock import SharedClock
-from combiner.rounds.collecting import Collector
-from combiner.rounds.feed import Feed, Subscription
+from combiner.rounds.collecting import LOOK_S, Collector
+from combiner.rounds.feed import CLIENTS, RESYNC, Feed, Subscription
 from combiner.rounds.folding import Folder, RoundFailed, Workshop
 from combiner.rounds.meter import Meter
-from combiner.rounds.waiting import TaskSet, steady
+from combiner.rounds.waiting import TaskSet, steady, woken
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreFull, StoreUnavailable
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class JobRun:
         async with TaskSet(lambda: None) as nothing:
             why = await collector.until_closed(nothing)
         job = await steady(lambda: self._shared.jobs.close(self._lease, why))
-        verdict = collector.verdict()
+        verdict = self._verdict(job)
         state, reason = (
             (State.FAILED, verdict.reason) if isinstance(verdict, Failed) else (State.SUCCEEDED, "")
         )
@@ -146,7 +146,7 @@ class JobRun:
         """Wait for enough clients, choose, ask. A job that was opened before is only read again."""
         if job.deadline_ms:
             return job
-        active = await self._enough_clients(view)
+        active = await self._enough_clients(job, view)
         chosen = choose(active, self._config, rng_for(self._config, random.Random()))
         asks = [Ask(client=name, task_id=str(uuid.uuid4())) for name in chosen]
         timeout_ms = round(self._config.round_timeout * 1000)
@@ -155,36 +155,39 @@ class JobRun:
         log.info("clients asked", asked=len(opened.clients), active=len(active))
         return opened
 
-    async def _enough_clients(self, view: View) -> Sequence[str]:
-        """The active clients, as soon as there are `clients_required` of them."""
-        required = self._config.clients_required
-        deadline = self._tools.clock.now() + self._config.wait_for_clients
-        waiting = False
-        try:
-            while True:
-                active = await steady(lambda: self._shared.roster.active(view))
-                if len(active) >= required:
-                    return active
-                if self._tools.clock.now() >= deadline:
-                    raise RoundFailed(too_few_clients(len(active), self._config).reason)
-                if not waiting:
-                    waiting = True
-                    await steady(lambda: self._shared.roster.want_clients(self._lease.id, True))
-                    log.info("waiting for clients", active=len(active), required=required)
-                    continue  # one may have come between the look and the wish
-                await self._next_event(deadline)
-        finally:
-            if waiting:
-                await steady(lambda: self._shared.roster.want_clients(self._lease.id, False))
+    async def _enough_clients(self, job: Job, view: View) -> Sequence[str]:
+        """The active clients, as soon as there are `clients_required` of them.
 
-    async def _next_event(self, deadline: float) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._tools.clock.now())):
-                event = await self._events.get()
-        except TimeoutError:
-            return
-        if State(event.state or State.RUNNING).ended:
-            raise Ended(self._lease.id)
+        RoundFailed after `wait_for_clients` seconds, but not before clients that an outage or a restart of
+        ours cut off have had a whole window to come back. `open` and every end of the job take its wish for
+        clients back: another owner may share it by then.
+        """
+        deadline = job.started_ms / 1000 + self._config.wait_for_clients
+        wished = False
+        with self._tools.feed.subscribe(CLIENTS, limit=1, wake=self._events.wake):
+            while True:
+                self._events.wake.clear()
+                await self._raise_if_ended()
+                active = await steady(lambda: self._shared.roster.active(view))
+                now = self._tools.clock.now()
+                if len(active) >= self._config.clients_required:
+                    return active
+                if now >= deadline and self._tools.guard.settled:
+                    raise RoundFailed(too_few_clients(len(active), self._config).reason)
+                if wished:
+                    await woken(self._events.wake, (deadline - now) if now < deadline else LOOK_S)
+                else:
+                    wished = True
+                    await steady(lambda: self._shared.roster.want_clients(self._lease.id, True))
+                    log.info("waiting for clients", active=len(active))
+                    # and look again: one may have come between the look and the wish
+
+    async def _raise_if_ended(self) -> None:
+        for event in self._events.drain():
+            if _tells_of_an_end(event):
+                job = await steady(lambda: self._shared.jobs.get(self._lease.id))
+                if job is None or job.state.ended:
+                    raise Ended(self._lease.id)
 
     def _collector(self, job: Job, start: Callable[[ClientRecord], None] | None) -> Collector:
         tools = self._tools
@@ -198,7 +201,7 @@ class JobRun:
         async with TaskSet(self._events.wake.set) as judging:
 
             def start(record: ClientRecord) -> None:
-                judging.spawn(folder.judge(record, collector), name=f"judge {record.client}")
+                judging.spawn(folder.judge(record), name=f"judge {record.client}")
 
             collector = self._collector(job, start)
             collector.begin()
@@ -208,12 +211,24 @@ class JobRun:
             for record in job.of_state(ClientState.RECEIVED):
                 collector.judge(record)
             await judging.join()
-            verdict = collector.verdict()
+        judged = await steady(lambda: self._shared.jobs.get(self._lease.id))
+        if judged is None:
+            raise Ended(self._lease.id)
+        verdict = self._verdict(judged)
         if isinstance(verdict, Failed):
             raise RoundFailed(verdict.reason)
-        return job
+        return judged
+
+    def _verdict(self, job: Job) -> Succeeded | Failed:
+        """Of a closed job whose updates are all judged: by the journal, which may know more than its events
+        have told us yet.
+        """
+        return RoundPolicy.resume(job, self._config, self._tools.clock.now()).verdict()
 
     async def _aggregate(self, job: Job, folder: Folder) -> None:
+        accepted = job.of_state(ClientState.ACCEPTED)
+        if folder.updates != len(accepted):
+            raise RuntimeError(f"{folder.updates} updates were folded, {len(accepted)} are accepted")
         model_id = str(uuid.uuid4())
         key = ObjectKey("models", model_id)
         info = await folder.write(key)
@@ -252,3 +267,8 @@ class JobRun:
 
     def _timings(self, job: Job) -> Mapping[str, float]:
         return {"collecting": round(self._tools.clock.now() - job.started_ms / 1000, 6)}
+
+
+def _tells_of_an_end(event: Event) -> bool:
+    """Or of anything that may hide one."""
+    return event.what == RESYNC or State(event.state or State.RUNNING).ended

@@ -47,6 +47,9 @@ class SessionRunner:
                 return
             job_id = session.current_job_id
             job = await steady(partial(self._shared.jobs.get, job_id)) if job_id else None
+            if job_id and job is None:
+                await self._fail(lease, f"the job {job_id} is no longer in Redis")
+                return
             if job is not None and not job.state.ended:
                 await self._job_ends(job_id, events)
                 continue

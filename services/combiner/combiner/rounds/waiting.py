@@ -25,6 +25,17 @@ async def steady(step: Callable[[], Awaitable[T]]) -> T:
     return await retry(step, on=StateUnavailable, timeout=None, backoff=OUTAGE)
 
 
+async def woken(wake: asyncio.Event, seconds: float) -> bool:
+    """Whether `wake` was set within `seconds`; if that is 0 or less, whether it is."""
+    if seconds <= 0:
+        return wake.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            return await wake.wait()
+    except TimeoutError:
+        return wake.is_set()
+
+
 class TaskSet:
     """Tasks that belong to one piece of work. Leaving the block cancels and awaits what still runs.
 

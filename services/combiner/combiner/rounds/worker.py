@@ -2,8 +2,9 @@
 left behind.
 
 Two loops and one task for each piece of work:
-- the claim loop sleeps until the log says that something was queued, ended or released;
-- the renew loop, every `RENEW_S`, renews all leases in one step and watches those of the others.
+- the claim loop sleeps until the log says that something was queued or ended;
+- the renew loop, three times in a lease window and whenever something was released, renews all leases in one
+  step and watches those of the others.
 """
 
 from __future__ import annotations
@@ -14,26 +15,25 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from combiner.domain.leases import LeaseWatch, OutageGuard
+from combiner.domain.leases import LEASE_WINDOW, LeaseWatch, OutageGuard
 from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, Shared, StateUnavailable
-from combiner.rounds.feed import Feed
+from combiner.rounds.feed import RESYNC, Feed
+from combiner.rounds.waiting import woken
 from fedcombiner.servicekit.backoff import Backoff, retry
 
-RENEW_S = 2.0
-# A look that took longer than this says nothing about others: Redis or this process was held up.
-HEALTHY_LOOK_S = 1.0
 REPLICA = "replica"
 
 log = structlog.get_logger()
 
 Run = Callable[[Lease], Awaitable[None]]
 
-# Words of the log after which there may be something to claim.
-WAKING = frozenset({"queued", "ended", "committed", "cancelled", "released", "session", "resync"})
+# Words of the log after which there may be something to claim, or to take over.
+CLAIMABLE = frozenset({"queued", "ended", "committed", "cancelled", "session", RESYNC})
+RELEASED = "released"
 
 
 class Worker:
-    """`run` maps the kind of work (`job`, `session`) to what does it."""
+    """`run` maps the kind of work (`job`, `session`) to what does it. `lease_window` is in seconds."""
 
     def __init__(
         self,
@@ -43,17 +43,24 @@ class Worker:
         run: Mapping[str, Run],
         guard: OutageGuard,
         *,
+        lease_window: float = LEASE_WINDOW,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replica = replica
         self._shared = shared
         self._run = run
         self._guard = guard
+        self._renew_every = lease_window / 3
+        # A look that took longer says nothing about others: Redis or this process was held up.
+        self._healthy_look = lease_window / 6
         self._monotonic = monotonic
-        self._watch = LeaseWatch()
+        self._watch = LeaseWatch(lease_window)
         self._held: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
-        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()  # of what is held, and of what was and is still ending
+        self._claimable = asyncio.Event()
+        self._released = asyncio.Event()
         self._draining = False
+        self._gone = False
         feed.listen(self._on_event)
 
     @property
@@ -63,51 +70,56 @@ class Worker:
 
     async def run(self) -> None:
         """Until cancelled. Cancelling stops the work but leaves the leases: `drain` gives them back."""
-        self._wake.set()
+        self._claimable.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew_loop(), name="renew leases")
-                group.create_task(self._claim_loop(group), name="claim work")
+                group.create_task(self._claim_loop(), name="claim work")
         finally:
-            for _, task in self._held.values():
-                task.cancel()
+            await self._stop_work()
 
     async def drain(self) -> None:
         """Take no more work, stop what is under way, and give its leases back for another replica to go
         on at once.
         """
         self._draining = True
-        held = list(self._held.values())
-        for _, task in held:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in held), return_exceptions=True)
-        replica = [
-            Lease(view.work, view.token)
-            for view in await self._views()
-            if view.work == f"{REPLICA}:{self._replica}"
-        ]
-        for lease in [lease for lease, _ in held] + replica:
-            try:
-                await self._shared.leases.release(lease)
-            except (LeaseLost, Ended):
-                continue
+        await self._stop_work()
+        self._gone = True
+        _, views = await self._shared.leases.renew(self._replica, [])
+        ours = [Lease(view.work, view.token) for view in views if view.owner == self._replica]
+        # The replica itself last: who sees it gone forgets its streams.
+        for lease in sorted(ours, key=lambda lease: lease.work.startswith(REPLICA)):
+            await self._release(lease)
 
-    async def _views(self) -> list[LeaseView]:
-        return (await self._shared.leases.renew(self._replica, []))[1]
+    async def _stop_work(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def _release(self, lease: Lease) -> None:
+        try:
+            await self._shared.leases.release(lease)
+        except (LeaseLost, Ended):
+            log.debug("nothing to release", work=lease.work)
 
     def _on_event(self, event: Event) -> None:
-        if event.what in WAKING:
-            self._wake.set()
+        if event.what in CLAIMABLE:
+            self._claimable.set()
+        elif event.what == RELEASED:
+            self._released.set()
 
-    async def _claim_loop(self, group: asyncio.TaskGroup) -> None:
+    # --- new work
+
+    async def _claim_loop(self) -> None:
         delays = Backoff(initial=0.05, maximum=2.0).delays()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._claimable.wait()
+            self._claimable.clear()
             try:
                 await self._claim_all()
             except StateUnavailable:
-                self._wake.set()
+                self._claimable.set()
                 await asyncio.sleep(next(delays))
                 continue
             delays = Backoff(initial=0.05, maximum=2.0).delays()
@@ -115,42 +127,55 @@ class Worker:
     async def _claim_all(self) -> None:
         for claim in (self._shared.sessions.claim, self._shared.jobs.claim):
             while not self._draining and (lease := await claim(self._replica)):
-                self._begin(lease)
+                await self._begin(lease)
 
-    def _begin(self, lease: Lease) -> None:
-        if self._draining or lease.work in self._held:
+    async def _begin(self, lease: Lease) -> None:
+        if self._draining:
+            await self._release(lease)
             return
+        held = self._held.get(lease.work)
+        if held is not None:
+            if held[0].token >= lease.token:
+                return
+            held[1].cancel()
         kind, _, work_id = lease.work.partition(":")
         task = asyncio.create_task(self._work_on(kind, lease), name=lease.work)
         self._held[lease.work] = (lease, task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         log.debug("work begins", kind=kind, id=work_id)
 
     async def _work_on(self, kind: str, lease: Lease) -> None:
         """Run one piece of work until it ended or is no longer ours; an outage of Redis only interrupts
         it.
         """
-        key = f"{kind}_id"
-        with structlog.contextvars.bound_contextvars(**{key: lease.id}):
+        with structlog.contextvars.bound_contextvars(**{f"{kind}_id": lease.id}):
             try:
                 await retry(lambda: self._run[kind](lease), on=StateUnavailable, timeout=None)
             except LeaseLost:
                 log.warning("another replica went on with this work", kind=kind)
             except Ended:
                 log.info("work ended from outside", kind=kind)
+            except Exception:
+                # The lease stays ours by the book, so the next look begins the work anew.
+                log.exception("work failed unexpectedly", kind=kind)
             finally:
                 held = self._held.get(lease.work)
                 if held is not None and held[0] is lease:
                     del self._held[lease.work]
-        self._wake.set()
+        self._claimable.set()
+
+    # --- leases
 
     async def _renew_loop(self) -> None:
-        while True:
+        while not self._gone:
+            self._released.clear()
             started = self._monotonic()
             try:
                 await self._renew()
             except StateUnavailable:
                 self._look([], healthy=False)
-            await asyncio.sleep(max(0.0, RENEW_S - (self._monotonic() - started)))
+            await woken(self._released, self._renew_every - (self._monotonic() - started))
 
     async def _renew(self) -> None:
         before = self._monotonic()
@@ -160,16 +185,10 @@ class Worker:
         after = self._monotonic()
         for lease in lost:
             self._drop(lease)
-        for view in self._look(views, healthy=after - before < HEALTHY_LOOK_S):
+        lapsed = self._look(views, healthy=after - before < self._healthy_look)
+        # And what is ours by the book, while the reply that said so never came.
+        for view in [*lapsed, *(view for view in views if view.owner == self._replica)]:
             await self._inherit(view)
-        for view in views:
-            # Ours by the book, but the reply that said so never came.
-            if (
-                view.owner == self._replica
-                and view.work not in self._held
-                and not view.work.startswith(REPLICA)
-            ):
-                await self._inherit(view)
 
     def _look(self, views: list[LeaseView], *, healthy: bool) -> list[LeaseView]:
         """Note a look at all leases; returns those that have lapsed."""
@@ -178,16 +197,15 @@ class Worker:
         return self._watch.observe(now, views, healthy=healthy)
 
     def _drop(self, lease: Lease) -> None:
-        held = self._held.pop(lease.work, None)
-        if held is not None:
+        held = self._held.get(lease.work)
+        if held is not None and held[0] is lease:
+            del self._held[lease.work]
             held[1].cancel()
 
     async def _inherit(self, view: LeaseView) -> None:
-        if view.owner == self._replica and view.work.startswith(REPLICA):
-            return
-        if self._draining or view.work in self._held:
-            return
         kind, _, work_id = view.work.partition(":")
+        if self._draining or view.work in self._held or (kind, work_id) == (REPLICA, self._replica):
+            return
         if kind == REPLICA:
             log.warning("a replica is gone", replica=work_id)
             await self._shared.roster.forget_replica(work_id)
@@ -195,4 +213,4 @@ class Worker:
         lease = await self._shared.leases.take_over(view, self._replica)
         if lease is not None:
             log.warning("going on with work of another replica", kind=kind, id=work_id, owner=view.owner)
-            self._begin(lease)
+            await self._begin(lease)

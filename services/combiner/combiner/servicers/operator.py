@@ -120,7 +120,7 @@ class SessionsServicer:
         except StateUnavailable as error:
             raise redis_away(error) from error
         log.info("session queued", session_id=session_id, model_id=model_id, rounds=config.rounds)
-        return convert.session(started)
+        return convert.session(_same(started, request))
 
     async def _newest_model(self) -> str:
         model = await self._shared.models.newest()
@@ -145,7 +145,7 @@ class SessionsServicer:
             yield _session_event("snapshot", session)
             while not session.state.ended:
                 event = await events.get()
-                if event.job_id and event.what != RESYNC:
+                if event.what not in ("session", RESYNC):
                     yield pb.SessionEvent(
                         session_id=session.session_id, what="job", job=convert.job_event(event)
                     )
@@ -153,7 +153,8 @@ class SessionsServicer:
                 newer = await self._session(request.session_id)
                 if newer.version != session.version:
                     session = newer
-                    yield _session_event("snapshot" if session.state.ended else event.what, session)
+                    whole = session.state.ended or event.what == RESYNC
+                    yield _session_event("snapshot" if whole else event.what, session)
 
     async def Cancel(self, request: pb.SessionRequest, context: Context) -> pb.Session:
         session = await self._session(request.session_id)

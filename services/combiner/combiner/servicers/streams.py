@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import structlog
 
+from combiner.domain.params import is_id
 from combiner.domain.types import Kind
 from combiner.domain.updates import parse_task_data, parse_update_meta
 from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
@@ -47,33 +49,39 @@ class CombinerServicer:
         self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
         era = era_of_subscription(package, "ModelUpdateRequestStream", request.sender)
-        async for task in self._stream(request, View.TRAINING, era):
-            yield self._request(task, era)
+        async with aclosing(self._stream(request, View.TRAINING, era)) as tasks:
+            async for task in tasks:
+                yield self._request(task, era)
 
     @with_package
     async def ModelValidationRequestStream(
         self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
     ) -> AsyncIterator[fedn_pb2.ModelValidationRequest]:
         era = era_of_subscription(package, "ModelValidationRequestStream", request.sender)
-        async for task in self._stream(request, View.VALIDATION, era):
-            yield self._validation_request(task, era)
+        async with aclosing(self._stream(request, View.VALIDATION, era)) as tasks:
+            async for task in tasks:
+                yield self._validation_request(task, era)
 
     @with_package
     async def TaskStream(
         self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
         era = era_of_subscription(package, "TaskStream", request.sender)
-        async for task in self._stream(request, View.ALL, era):
-            yield self._request(task, era)
+        async with aclosing(self._stream(request, View.ALL, era)) as tasks:
+            async for task in tasks:
+                yield self._request(task, era)
 
     async def _stream(
         self, request: fedn_pb2.ClientAvailableMessage, view: View, era: Era
-    ) -> AsyncIterator[Task]:
+    ) -> AsyncGenerator[Task, None]:
         name = client_name(request.sender)
         if not name:
             log.warning("stream refused: no usable client name", era=era.name)
             await asyncio.sleep(REFUSAL_HOLD_S)
             raise Unavailable("sender.name: a client's name of 1 to 256 printable characters is needed")
+        if self._hub.draining:
+            # Until our port closes its peers would come back at once, over and over.
+            await asyncio.sleep(REFUSAL_HOLD_S)
         async with self._hub.open(name, view, era.name) as stream:
             async for task in stream.tasks():
                 log.debug("task sent", client=name, job_id=task.job_id, kind=task.kind)
@@ -190,11 +198,15 @@ class CombinerServicer:
     async def _put_raw(
         self, request: fedn_pb2.TaskRequest | fedn_pb2.ModelValidationRequest, kind: Kind
     ) -> None:
-        """Into the receiver's queue, as FEDn does, without a job: an answer to it is `not_asked`."""
+        """Into the receiver's queue, as FEDn does, without a job: an answer to it is `not_asked`.
+
+        An answer that echoes the correlation id also takes the request out of the queue.
+        """
         name = client_name(request.receiver)
+        task_id = request.correlation_id if is_id(request.correlation_id) else str(uuid.uuid4())
         try:
             known = bool(name) and await self._tasks.put_raw(
-                client=name, kind=kind, task_id=str(uuid.uuid4()), raw=request.SerializeToString()
+                client=name, kind=kind, task_id=task_id, raw=request.SerializeToString()
             )
         except StateUnavailable as error:
             raise redis_away(error) from error
