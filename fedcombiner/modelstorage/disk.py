@@ -27,7 +27,14 @@ from fedcombiner.modelstorage.diskfiles import (
 )
 from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.scratch import ScratchArea
-from fedcombiner.modelstorage.store import KINDS, Kind, ObjectInfo, ObjectKey, ObjectNotFound
+from fedcombiner.modelstorage.store import (
+    KINDS,
+    Kind,
+    ObjectInfo,
+    ObjectKey,
+    ObjectNotFound,
+    StoreUnavailable,
+)
 from fedcombiner.modelstorage.workers import Workers
 from fedcombiner.servicekit.errors import ServiceError
 
@@ -109,6 +116,8 @@ class DiskStore:
         await self._workers.run(self._scratch.touch)
 
     def _directory(self, key: ObjectKey) -> Path:
+        if not self._scratch.is_open:
+            raise StoreUnavailable("the model store has not started")
         return self._root / key.kind / key.id
 
     def _names(self, kind: Kind, prefix: str) -> Sequence[str]:

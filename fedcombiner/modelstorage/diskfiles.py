@@ -112,11 +112,16 @@ class Source:
 
 
 def read_info(key: ObjectKey, directory: Path) -> ObjectInfo | None:
-    """What the object's own record says, None if there is no object."""
+    """What the object's own record says, None if there is no object.
+
+    Raises:
+        StoreUnavailable: the record is damaged, or the whole store is gone (a volume that is not mounted).
+    """
     try:
         record = json.loads((directory / META).read_bytes())
         return ObjectInfo(key, record["size"], record["sha256"], datetime.fromisoformat(record["modified"]))
     except FileNotFoundError:
+        _check_store(directory)
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise StoreUnavailable(f"the record of {key} is damaged") from error
@@ -145,6 +150,7 @@ def delete_object(directory: Path, trash: Path) -> bool:
     try:
         os.rename(directory, trash)
     except FileNotFoundError:
+        _check_store(directory)
         return False
     _sync_directory(directory.parent)
     shutil.rmtree(trash, ignore_errors=True)
@@ -158,6 +164,12 @@ def make_directories(root: Path, names: Sequence[str]) -> None:
         (root / name).mkdir(exist_ok=True)
     _sync_directory(root)
     _sync_directory(root.parent)
+
+
+def _check_store(directory: Path) -> None:
+    """Nobody may take a store that is away for one that lacks an object."""
+    if not directory.parent.is_dir():
+        raise StoreUnavailable(f"there is no {directory.parent.name} directory in the model store")
 
 
 def _publish(directory: Path, info: ObjectInfo, target: Path) -> ObjectInfo:

@@ -14,8 +14,8 @@ _KEPT_BYTES: Final = 12 << 20
 def keep_freed_chunks() -> None:
     """Let malloc keep up to 12 MiB of freed chunks, for the whole process; for mains to call, once.
 
-    By default glibc gives the memory of nearly every chunk of a mebibyte back to the kernel, which then clears
-    as many new pages for the next one. That costs about as much CPU as hashing and writing the chunk does.
+    By default glibc gives the memory of nearly every chunk of a mebibyte back to the kernel, which then
+    clears as many new pages for the next one. That costs about as much CPU as hashing and writing the chunk.
     Elsewhere than on glibc nothing is done.
     """
     try:

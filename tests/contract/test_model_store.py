@@ -362,6 +362,12 @@ async def test_a_root_that_is_gone_is_unavailable(root: Path) -> None:
             await put(store, KEY, b"x")
         with pytest.raises(StoreUnavailable):
             await store.ping()
+        with pytest.raises(StoreUnavailable):
+            await store.head(KEY)
+        with pytest.raises(StoreUnavailable):
+            await get(store, KEY)
+        with pytest.raises(StoreUnavailable):
+            await store.delete(KEY)
         root.with_name("elsewhere").rename(root)
         await store.ping()
         await put(store, KEY, b"x")
@@ -507,6 +513,8 @@ async def test_starting_again_after_a_failure(root: Path) -> None:
     store = DiskStore(root)
     with pytest.raises(StoreUnavailable):
         await store.start()
+    with pytest.raises(StoreUnavailable, match="not started"):
+        await store.head(KEY)
     root.unlink()
     await store.start()
     await put(store, KEY, b"x")

@@ -28,13 +28,10 @@ NEVER_FOR_CLIENTS = {
 
 
 @dataclass
-class Service:
-    """A running ModelService, with calls as FEDn's clients make them."""
+class Calls:
+    """The calls that FEDn's clients make, on a channel."""
 
-    store: ModelStore
     channel: grpc.aio.Channel
-    received: list[int] = field(default_factory=list)
-    sent: list[int] = field(default_factory=list)
 
     def open_upload(self, package: str = "grpc") -> grpc.aio.StreamUnaryCall[bytes, ModelResponse]:
         call = self.channel.stream_unary(
@@ -73,6 +70,15 @@ class Service:
         return caught.value
 
 
+@dataclass
+class Service(Calls):
+    """A running ModelService, what it was told to count, and its store."""
+
+    store: ModelStore
+    received: list[int] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+
+
 @asynccontextmanager
 async def serve(store: ModelStore, **limits: float) -> AsyncIterator[Service]:
     server = build_server(Metrics().rpc)
@@ -83,7 +89,7 @@ async def serve(store: ModelStore, **limits: float) -> AsyncIterator[Service]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Service(store, channel, received, sent)
+        yield Service(channel, store, received, sent)
     await server.stop(None)
 
 

@@ -116,13 +116,13 @@ async def test_a_silent_uploader_is_cut_off(store: WeakStore, tmp_path: Path) ->
 # ---- many at once ----
 
 
-async def test_transfers_beyond_the_limit_wait_in_order(store: WeakStore) -> None:
+async def test_transfers_beyond_the_limit_wait(store: WeakStore) -> None:
     async with serve(store, max_transfers=2) as service:
         calls = [await begin(service, f"u{number}") for number in range(2)]
-        waiting = []
-        for number in range(2, 5):
-            waiting.append(asyncio.create_task(service.upload(*messages_of(b"y", f"u{number}"))))
         await eventually(lambda: sum(service.received) == 2, "the first two chunks")
+        waiting = [
+            asyncio.create_task(service.upload(*messages_of(b"y", f"u{number}"))) for number in range(2, 5)
+        ]
         done, _ = await asyncio.wait(waiting, timeout=0.2)
         assert not done
         assert sum(service.received) == 2
