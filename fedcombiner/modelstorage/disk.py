@@ -8,10 +8,9 @@ Hashing, writing and reading are done in worker threads. A transfer has at most 
 thread and one on its way there or from there; an event loop that is faster than the disk waits.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from fedcombiner.modelstorage.diskfiles import (
     read_info,
 )
 from fedcombiner.modelstorage.diskwriter import DiskWriter
+from fedcombiner.modelstorage.readahead import read_ahead
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import (
     KINDS,
@@ -36,7 +36,6 @@ from fedcombiner.modelstorage.store import (
     StoreUnavailable,
 )
 from fedcombiner.modelstorage.workers import Workers
-from fedcombiner.servicekit.errors import ServiceError
 
 _THREADS: Final = 8
 _LIST_BATCH: Final = 64
@@ -78,16 +77,8 @@ class DiskStore:
         finally:
             await self._workers.finish(writer.close())
 
-    async def reader(self, key: ObjectKey, offset: int = 0) -> AsyncGenerator[bytes, None]:
-        source = Source(key, self._directory(key), offset)
-        ahead = self._workers.submit(source.read)
-        try:
-            while chunks := await self._workers.result(ahead):
-                ahead = self._workers.submit(source.read)
-                for chunk in chunks:
-                    yield chunk
-        finally:
-            await self._workers.finish(self._close(source, ahead))
+    def reader(self, key: ObjectKey, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        return read_ahead(self._workers, Source(key, self._directory(key), offset))
 
     @asynccontextmanager
     async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
@@ -127,8 +118,3 @@ class DiskStore:
         keys = (ObjectKey(kind, name) for name in names)
         infos = (read_info(key, self._directory(key)) for key in keys)
         return [info for info in infos if info is not None]
-
-    async def _close(self, source: Source, ahead: asyncio.Future[Sequence[bytes]]) -> None:
-        with suppress(ServiceError):
-            await self._workers.result(ahead)
-        await self._workers.run(source.close)

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, ObjectNotFound, StoreUnavailable
 from fedcombiner.wire.chunks import CHUNK_SIZE
 
 DATA: Final = "data"
 META: Final = "meta.json"
-_READ_AHEAD_CHUNKS: Final = 2
 # More than one only because the object that was in the way may be deleted before it is read.
 _PUBLISH_ATTEMPTS: Final = 3
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -84,7 +84,7 @@ class Source:
         """
         if self._descriptor < 0:
             self._open()
-        return [self._chunk() for _ in range(_READ_AHEAD_CHUNKS) if self._position < self._size]
+        return [self._chunk() for _ in range(BATCH_CHUNKS) if self._position < self._size]
 
     def close(self) -> None:
         if self._descriptor >= 0:

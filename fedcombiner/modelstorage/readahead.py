@@ -1,0 +1,38 @@
+"""Reading an object in worker threads, one batch of chunks ahead of its consumer."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from fedcombiner.modelstorage.workers import Workers
+from fedcombiner.servicekit.errors import ServiceError
+
+BATCH_CHUNKS: Final = 2
+
+
+class Source(Protocol):
+    """An object being read. Blocking; one call at a time, in any thread."""
+
+    def read(self) -> Sequence[bytes]:
+        """The next few chunks, none at the end."""
+
+    def close(self) -> None: ...
+
+
+async def read_ahead(workers: Workers, source: Source) -> AsyncGenerator[bytes, None]:
+    """The chunks of `source`, which is closed at the end, however that comes."""
+    ahead = workers.submit(source.read)
+    try:
+        while chunks := await workers.result(ahead):
+            ahead = workers.submit(source.read)
+            for chunk in chunks:
+                yield chunk
+    finally:
+        await workers.finish(_close(workers, source, ahead))
+
+
+async def _close(workers: Workers, source: Source, ahead: asyncio.Future[Sequence[bytes]]) -> None:
+    with suppress(ServiceError):
+        await workers.result(ahead)
+    await workers.run(source.close)
