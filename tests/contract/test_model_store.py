@@ -19,7 +19,6 @@ from fedcombiner.modelstorage import diskfiles
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.store import (
     ModelStore,
-    ObjectInfo,
     ObjectKey,
     ObjectNotFound,
     ObjectTooLarge,
@@ -29,16 +28,22 @@ from fedcombiner.modelstorage.store import (
 )
 from fedcombiner.servicekit.errors import InvalidArgument
 from fedcombiner.wire.chunks import CHUNK_SIZE
-
-LIMIT = 64 << 20
-KEY = ObjectKey("uploads", "u1")
-
-ADAPTERS: dict[str, Callable[[Path], ModelStore]] = {"disk": DiskStore}
+from tests.contract.s3_kit import new_place
+from tests.contract.store_kit import KEY, LIMIT, Home, files_under, get, ids, pattern, put, until
 
 
-@pytest.fixture(params=sorted(ADAPTERS))
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ModelStore]:
-    store = ADAPTERS[request.param](tmp_path / "a root")
+@pytest.fixture(params=["disk", "moto", "minio"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    root = tmp_path / "a root"
+    if request.param == "disk":
+        return Home(lambda: DiskStore(root), lambda: [str(path) for path in files_under(root)])
+    place = new_place(request.getfixturevalue(request.param))
+    return place.home(root)
+
+
+@pytest.fixture
+async def store(home: Home) -> AsyncIterator[ModelStore]:
+    store = home.make()
     await store.start()
     yield store
     await store.close()
@@ -57,32 +62,6 @@ async def disk_store(root: Path) -> AsyncIterator[DiskStore]:
         yield store
     finally:
         await store.close()
-
-
-def pattern(size: int, seed: int = 0) -> bytes:
-    """Bytes in which every mebibyte differs from every other."""
-    block = hashlib.shake_128(bytes([seed])).digest(65_521)
-    return (block * (size // len(block) + 1))[:size]
-
-
-async def put(store: ModelStore, key: ObjectKey, data: bytes, piece: int = CHUNK_SIZE) -> ObjectInfo:
-    async with store.writer(key, max_bytes=LIMIT) as writer:
-        for start in range(0, len(data), piece):
-            await writer.write(memoryview(data)[start : start + piece])
-        return await writer.commit()
-
-
-async def get(store: ModelStore, key: ObjectKey, offset: int = 0) -> bytes:
-    async with aclosing(store.reader(key, offset)) as chunks:
-        return b"".join([chunk async for chunk in chunks])
-
-
-async def ids(store: ModelStore, prefix: str = "") -> list[str]:
-    return [info.key.id async for info in store.list("uploads", prefix)]
-
-
-def files_under(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file() and path.name != "lock"]
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_SIZE, CHUNK_SIZE + 1, 5 * CHUNK_SIZE + 17])
@@ -190,11 +169,11 @@ async def commit_too_much(store: ModelStore) -> None:
 
 @pytest.mark.parametrize("leave", [abandon, fail, be_cancelled, write_too_much, commit_too_much])
 async def test_leaving_without_commit_leaves_nothing(
-    store: ModelStore, tmp_path: Path, leave: Callable[[ModelStore], Awaitable[None]]
+    store: ModelStore, home: Home, leave: Callable[[ModelStore], Awaitable[None]]
 ) -> None:
     await leave(store)
     assert await store.head(KEY) is None
-    assert files_under(tmp_path) == []
+    assert home.stored() == []
     data = pattern(10)
     await put(store, KEY, data)
     assert await get(store, KEY) == data
@@ -207,11 +186,11 @@ async def test_the_limit_itself_fits(store: ModelStore) -> None:
         assert (await writer.commit()).size == 6
 
 
-async def test_the_first_commit_of_a_key_wins(store: ModelStore, tmp_path: Path) -> None:
+async def test_the_first_commit_of_a_key_wins(store: ModelStore, home: Home) -> None:
     first = await put(store, KEY, b"first")
     assert await put(store, KEY, b"second one") == first
     assert await get(store, KEY) == b"first"
-    assert len(files_under(tmp_path)) == 2
+    assert len(home.stored()) == 2
 
 
 async def test_of_simultaneous_writers_one_wins_whole(store: ModelStore) -> None:
@@ -242,12 +221,17 @@ async def test_a_key_may_be_used_again_after_deletion(store: ModelStore) -> None
 
 
 async def test_an_abandoned_reader_is_closed(store: ModelStore) -> None:
+    async def abandon_readers(count: int) -> int:
+        for _ in range(count):
+            async with aclosing(store.reader(KEY)) as chunks:
+                await anext(chunks)
+        return len(os.listdir("/proc/self/fd"))
+
     await put(store, KEY, pattern(9 * CHUNK_SIZE))
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        async with aclosing(store.reader(KEY)) as chunks:
-            await anext(chunks)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # A few connections may stay open, and one server closes its ends in this process, a little later.
+    few = 4 + await abandon_readers(2)
+    await abandon_readers(20)
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= few, "files and connections are closed")
 
 
 async def test_copy_outlives_its_source(store: ModelStore) -> None:
@@ -260,13 +244,13 @@ async def test_copy_outlives_its_source(store: ModelStore) -> None:
     assert await store.head(model) == copied
 
 
-async def test_copy_keeps_the_first_bytes_of_its_target(store: ModelStore, tmp_path: Path) -> None:
+async def test_copy_keeps_the_first_bytes_of_its_target(store: ModelStore, home: Home) -> None:
     model = ObjectKey("models", "m1")
     await put(store, KEY, b"source")
     first = await put(store, model, b"there before")
     assert await store.copy(KEY, model) == first
     assert await get(store, model) == b"there before"
-    assert len(files_under(tmp_path)) == 4
+    assert len(home.stored()) == 4
 
 
 async def test_list_is_sorted_and_filtered(store: ModelStore) -> None:

@@ -1,0 +1,117 @@
+"""A complete object being read from a bucket: blocking, for worker threads."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from urllib3 import BaseHTTPResponse
+
+from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
+from fedcombiner.modelstorage.s3.bucket import S3Bucket
+from fedcombiner.modelstorage.s3.draft import read_record
+from fedcombiner.modelstorage.s3.errors import StoreRefused, translated
+from fedcombiner.modelstorage.s3.layout import Record
+from fedcombiner.modelstorage.store import ObjectKey, ObjectNotFound, StoreUnavailable
+from fedcombiner.wire.chunks import CHUNK_SIZE
+
+
+class Source:
+    """A complete object being read; nothing is asked for before the first `read`.
+
+    When the connection breaks, the next `read` goes on where the last one ended.
+    """
+
+    def __init__(self, bucket: S3Bucket, key: ObjectKey, offset: int) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._position = offset
+        self._record: Record | None = None
+        self._response: BaseHTTPResponse | None = None
+
+    def read(self) -> Sequence[bytes]:
+        """The next few chunks, none at the end.
+
+        Raises:
+            ObjectNotFound: the object does not exist.
+            StoreUnavailable: the data is not what the record says, or cannot be read.
+        """
+        record = self.record()
+        chunks: list[bytes] = []
+        while len(chunks) < BATCH_CHUNKS and self._position < record.info.size:
+            chunks.append(self._bucket.tried(lambda _: self._chunk(record)))
+            self._position += len(chunks[-1])
+        return chunks
+
+    def record(self) -> Record:
+        """The object's record, as it was at the first call. Raises ObjectNotFound."""
+        if self._record is None:
+            self._record = read_record(self._bucket, self._key)
+        if self._record is None:
+            raise ObjectNotFound(self._key)
+        return self._record
+
+    def close(self) -> None:
+        response, self._response = self._response, None
+        if response:
+            response.close()
+
+    def _chunk(self, record: Record) -> bytes:
+        response = self._response or self._open(record)
+        wanted = min(CHUNK_SIZE, record.info.size - self._position)
+        try:
+            with translated(self._bucket.name):
+                chunk = response.read(wanted)
+            if len(chunk) != wanted:
+                raise StoreUnavailable(f"{self._key} was cut off at byte {self._position + len(chunk)}")
+        except StoreUnavailable:
+            self.close()
+            raise
+        if self._position + wanted == record.info.size:
+            self._response = None
+            response.release_conn()
+        return chunk
+
+    def _open(self, record: Record) -> BaseHTTPResponse:
+        response = self._bucket.open(record.data, self._position)
+        if response is None:
+            raise ObjectNotFound(self._key)
+        self._response = response
+        expected = str(record.info.size - self._position)
+        if response.headers.get("Content-Length") != expected:
+            self.close()
+            raise StoreRefused(f"the data of {self._key} has another size than its record says")
+        return response
+
+
+class Download:
+    """A source that is copied into a local file, and checked against its sha256."""
+
+    def __init__(self, source: Source, path: Path) -> None:
+        self._source = source
+        self._path = path
+        self._hash = hashlib.sha256()
+
+    def step(self) -> bool:
+        """Copy the next few chunks; False when the file is complete.
+
+        Raises:
+            ObjectNotFound: the object does not exist.
+            StoreUnavailable: it cannot be read, or is not what was written.
+        """
+        chunks = self._source.read()
+        with self._path.open("ab") as file:
+            for chunk in chunks:
+                self._hash.update(chunk)
+                file.write(chunk)
+        if not chunks:
+            self._check()
+        return bool(chunks)
+
+    def remove(self) -> None:
+        self._source.close()
+        self._path.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        info = self._source.record().info
+        if self._hash.hexdigest() != info.sha256:
+            raise StoreRefused(f"{info.key} is damaged: its sha256 is not the one of its record")
