@@ -128,6 +128,9 @@ class CombinerApp:
     def _watch(self, meter: CombinerMetrics) -> None:
         meter.watch("streams", "Open client streams of this replica.", lambda: len(self.hub))
         meter.watch("active_clients", "Clients with a stream at this replica.", self.hub.clients)
+        meter.watch(
+            "streams_unregistered", "Openings and closings not in Redis yet.", lambda: self.hub.unregistered
+        )
         meter.watch("works", "Jobs and sessions that this replica runs.", lambda: self._worker.works)
         meter.watch("answers_pending", "Answers that are not recorded yet.", lambda: len(self.inbox))
         meter.watch(

@@ -92,6 +92,11 @@ class StreamHub:
     def clients(self) -> int:
         return len(self._by_client)
 
+    @property
+    def unregistered(self) -> int:
+        """Openings and closings that Redis does not know of yet."""
+        return len(self._changes)
+
     @asynccontextmanager
     async def open(self, client: str, view: View, era: str) -> AsyncIterator[LocalStream]:
         """A stream for as long as the block runs. Raises Unavailable while draining."""

@@ -1,0 +1,36 @@
+"""Fixtures of the tests through real servers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.state_kit import Server
+from tests.rpc.combiner_kit import Replica, Stack, no_task_left
+
+_PREFIXES = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+async def stack(redis_server: Server, tmp_path: Path) -> AsyncIterator[Stack]:
+    """An empty stack; its combiners are stopped in order at the end, and leave no task behind."""
+    async with no_task_left():
+        made = Stack(redis_server.url, f"rpc{next(_PREFIXES)}:", tmp_path)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def combiner(stack: Stack) -> Replica:
+    return await stack.combiner()
