@@ -118,7 +118,6 @@ def narrow(values: Doubles, out: NDArray[Any]) -> None:
 
 def _nearest_double(high: Doubles, low: Doubles, total: int) -> Doubles:
     quotient = high / float(total)
-    quotient += (remainder(high, quotient, total) + low) / float(total)
     upper, lower = two_sum(remainder(high, quotient, total), low)
     quotient += divide_to_odd(upper, lower, total)
     return quotient
