@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from combiner.aggregation.bins import TOP, leading, pieces
 from combiner.aggregation.tail import Tail
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 finite = st.floats(min_value=-(2.0**1010), max_value=2.0**1010, allow_nan=False)
@@ -41,6 +41,8 @@ def test_pieces_add_up_and_fit_their_bins(values: list[float]) -> None:
 
 @settings(deadline=None, max_examples=400)
 @given(columns=st.one_of(columns, crafted))
+@example(columns=[[1.0], [-(2.0**-54)], [-3 * 2.0**-107], [-(2.0**-106)]])
+@example(columns=[[0.5], [2.0**-52], [2.0**-54], [2.0**-107], [3 * 2.0**-105]])
 def test_leading_is_the_exact_sum_to_106_bits(columns: list[list[float]]) -> None:
     parts = [np.array(column) for column in columns]
     high, low, rest = leading(parts)
@@ -70,7 +72,7 @@ def test_bins_hand_up_before_they_could_round(tmp_path: Path) -> None:
 def test_bins_do_not_overflow(tmp_path: Path) -> None:
     """So many of the largest pieces that their sum needs more than 53 bits."""
     tail = Tail(tmp_path, block_elements=1)
-    largest = 2.0**39 - 1.0
+    largest = (2.0**39 - 1.0) * 2.0**6  # the unit of bin 27
     for _ in range(20_001):
         tail.add(0, np.array([largest]))
     parts = tail.read(0, 1)

@@ -186,6 +186,24 @@ def test_subnormal_ties(odd: int, total: int, nudge: int, tmp_path: Path) -> Non
     assert sums.mean(0, 1, total, np.dtype("f8"))[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("high", "low", "total"),
+    [
+        ("0x1.0555c33ca5c76p+65", "0x1.42751bdf80896p+11", 1131913621442),
+        ("0x1.02d7702d8570dp+59", "-0x1.9b7cb1415cf0cp+5", 17604241161),
+        ("0x1.05d5314bf657bp+67", "-0x1.c2a5d5f57d458p+13", 4498260877356),
+        ("0x1.01ddb497cddcep+67", "-0x1.c58e18962c600p+13", 4431027976575),
+    ],
+)
+def test_quotients_that_one_division_misses(high: str, low: str, total: int, tmp_path: Path) -> None:
+    """Found by search: high / total is more than one unit in the last place away, across a float32 tie."""
+    sums = ExactSum(1, tmp_path)
+    for part in (high, low):
+        sums.add(0, np.array([float.fromhex(part)]), 1)
+    exact = (Fraction(float.fromhex(high)) + Fraction(float.fromhex(low))) / total
+    assert sums.mean(0, 1, total, np.dtype("f4"))[0] == rounded(exact, np.dtype("f4"))
+
+
 def _cut(weight: int) -> list[int]:
     return [*([MAX_WEIGHT] * (weight // MAX_WEIGHT)), *([weight % MAX_WEIGHT] if weight % MAX_WEIGHT else [])]
 

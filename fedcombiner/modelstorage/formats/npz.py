@@ -49,7 +49,7 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
 class _Segment:
     """Where the elements of one tensor are, in C order and native byte order."""
 
-    fd: int
+    file: IO[bytes]
     offset: int
     dtype: np.dtype[Any]
     elements: int
@@ -87,7 +87,7 @@ class CheckedUpdate:
                 count = min(block_elements, segment.elements - start)
                 size = segment.dtype.itemsize
                 target = memoryview(buffer)[: count * size]
-                if os.preadv(segment.fd, [target], segment.offset + start * size) != len(target):
+                if os.preadv(segment.file.fileno(), [target], segment.offset + start * size) != len(target):
                     raise OSError("the file of a checked update was cut off")
                 yield index, start, np.frombuffer(target, segment.dtype)
 
@@ -120,7 +120,7 @@ def check_update(path: str | os.PathLike[str], parent: ModelSpec, scratch_dir: P
     update = open(path, "rb", buffering=0)  # noqa: SIM115  # the CheckedUpdate owns it
     scratch = tempfile.TemporaryFile(dir=scratch_dir, buffering=0)  # noqa: SIM115
     try:
-        segments = _Checker(update.fileno(), scratch.fileno()).check(parent)
+        segments = _Checker(update, scratch).check(parent)
     except BaseException:
         update.close()
         scratch.close()
@@ -129,22 +129,22 @@ def check_update(path: str | os.PathLike[str], parent: ModelSpec, scratch_dir: P
 
 
 class _Checker:
-    def __init__(self, update: int, scratch: int) -> None:
+    def __init__(self, update: IO[bytes], scratch: IO[bytes]) -> None:
         self._update = update
         self._scratch = scratch
         self._scratch_end = 0
         self._piece = bytearray(PIECE_BYTES)
 
     def check(self, parent: ModelSpec) -> tuple[_Segment, ...]:
-        members = {array_name(member): member for member in read_members(self._update)}
+        members = {array_name(member): member for member in read_members(self._update.fileno())}
         _check_names(members.keys(), {tensor.name for tensor in parent.tensors})
         # All headers before any content: a wrong update is mostly found without reading it.
         for tensor in parent.tensors:
-            _check_shape(MemberReader(self._update, members[tensor.name]).tensor, tensor)
+            _check_shape(MemberReader(self._update.fileno(), members[tensor.name]).tensor, tensor)
         return tuple(self._check_payload(members[tensor.name]) for tensor in parent.tensors)
 
     def _check_payload(self, member: Member) -> _Segment:
-        reader = MemberReader(self._update, member)
+        reader = MemberReader(self._update.fileno(), member)
         tensor = reader.tensor
         foreign = not reader.stored_dtype.isnative
         transposed = reader.fortran_order and sum(length != 1 for length in tensor.shape) > 1
@@ -153,14 +153,16 @@ class _Checker:
         for start, values in self._pieces(reader):
             _check_values(tensor, start, values)
             if not in_place:
-                write_all(self._scratch, values.data.cast("B"), offset + start * tensor.dtype.itemsize)
+                write_all(
+                    self._scratch.fileno(), values.data.cast("B"), offset + start * tensor.dtype.itemsize
+                )
         reader.finish()
-        fd = self._update if in_place else self._scratch
+        file = self._update if in_place else self._scratch
         if transposed:
-            target = self._reserve(tensor.nbytes)
-            transpose_file(fd, offset, self._scratch, target, tensor.shape, tensor.dtype)
-            fd, offset = self._scratch, target
-        return _Segment(fd, offset, tensor.dtype, tensor.elements)
+            source = (file.fileno(), offset)
+            file, offset = self._scratch, self._reserve(tensor.nbytes)
+            transpose_file(source, (file.fileno(), offset), tensor.shape, tensor.dtype)
+        return _Segment(file, offset, tensor.dtype, tensor.elements)
 
     def _pieces(self, reader: MemberReader) -> Iterator[tuple[int, NDArray[Any]]]:
         tensor = reader.tensor

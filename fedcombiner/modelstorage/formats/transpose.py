@@ -13,30 +13,25 @@ TILE_BYTES: Final = 2 << 20
 
 
 def transpose_file(
-    source: int,
-    source_offset: int,
-    target: int,
-    target_offset: int,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
+    source: tuple[int, int], target: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> None:
-    """Read an array in Fortran order at ``source_offset`` of one file descriptor, write it in C order at
-    ``target_offset`` of another.
+    """Read an array in Fortran order and write it in C order.
 
-    Goes tile by tile, each near to a cube, so that runs are long in both files: a matrix takes about
-    ``2 * nbytes / sqrt(TILE_BYTES * itemsize)`` system calls. The two regions must not overlap.
+    Source and target are (file descriptor, offset); the two regions must not overlap. Goes tile by tile, each
+    near to a cube, so that runs are long in both files: a matrix takes about
+    ``2 * nbytes / sqrt(TILE_BYTES * itemsize)`` system calls.
     """
     reversed_shape = shape[::-1]
     for tile in _tiles(tuple((0, length) for length in shape), TILE_BYTES // dtype.itemsize):
         values = np.empty(tuple(stop - start for start, stop in tile), dtype, order="F")
-        flat = values.T.reshape(-1).data.cast("B")
+        data = values.T.reshape(-1).data.cast("B")
         for at, first, count in _runs(reversed_shape, tile[::-1]):
             span = slice(at * dtype.itemsize, (at + count) * dtype.itemsize)
-            _read_into(source, flat[span], source_offset + first * dtype.itemsize)
-        flat = np.ascontiguousarray(values).reshape(-1).data.cast("B")
+            _read_into(source[0], data[span], source[1] + first * dtype.itemsize)
+        data = np.ascontiguousarray(values).reshape(-1).data.cast("B")
         for at, first, count in _runs(shape, tile):
             span = slice(at * dtype.itemsize, (at + count) * dtype.itemsize)
-            write_all(target, flat[span], target_offset + first * dtype.itemsize)
+            write_all(target[0], data[span], target[1] + first * dtype.itemsize)
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

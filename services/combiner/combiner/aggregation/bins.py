@@ -60,12 +60,11 @@ def leading(parts: list[Doubles]) -> tuple[Doubles, Doubles, Doubles]:
     digits = _digits(parts)
     high, low, rest = (np.zeros(parts[0].size) for _ in range(3))
     for index in sorted(digits, reverse=True):
-        # Where something is left already, all further digits together are smaller: they cannot change its
-        # sign.
-        digit = np.where(rest == 0.0, digits[index], 0.0)
-        high, error = two_sum(high, digit)
+        high, error = two_sum(high, digits[index])
         low, left = two_sum(low, error)
         high, low = two_sum(high, low)
+        # Where something is left already, all further digits together are smaller: they change neither its
+        # sign nor high and low.
         low, rest = two_sum(low, np.where(rest == 0.0, left, rest))
     return high, low, rest
 

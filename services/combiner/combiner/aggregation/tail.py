@@ -20,9 +20,9 @@ class Tail:
     """Exact sums of rarely used digits: per block of elements only the bins that something fell into, in an
     unnamed file.
 
-    Memory is a few blocks. The file is created when the first number arrives and holds at most TOP + 1 = 52 numbers of 8 bytes
-    an element: that is the whole range of float64, and float32 updates reach 9 of them. Not thread-safe. An
-    OSError (a full disk) leaves the sum incomplete.
+    Memory is a few blocks. The file is created when the first number arrives and holds at most TOP + 1 = 52
+    numbers of 8 bytes an element: that is the whole range of float64; float32 updates reach at most 8 of
+    them. Not thread-safe. An OSError (a full disk) leaves the sum incomplete.
     """
 
     def __init__(self, scratch_dir: Path, block_elements: int, safe_deposits: int = SAFE_DEPOSITS) -> None:
