@@ -1,0 +1,143 @@
+"""The `combiner` command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedcombiner.cli import resources
+from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail
+from fedcombiner.client.errors import ServerUnreachable
+from fedcombiner.servicekit.errors import ServiceError, StartupError
+from fedcombiner.version import __version__
+
+NO_STANDALONE = "this needs the whole stack: pip install 'federated-combiner[standalone]'"
+
+app = typer.Typer(
+    help="Run a federated-learning server, and train on it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(resources.models, name="model")
+app.add_typer(resources.sessions, name="session")
+app.add_typer(resources.jobs, name="job")
+app.command()(resources.status)
+app.command()(resources.clients)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"combiner {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    server: Annotated[
+        str, typer.Option(envvar="COMBINER_SERVER", metavar="HOST:PORT", help="The combiner to talk to.")
+    ] = "localhost:12080",
+    json: Annotated[bool, typer.Option("--json", help="JSON, one object a line.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    context.obj = Options(server=server, as_json=json)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(envvar="HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC.")] = 12080,
+    discovery_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where clients ask for a combiner.")
+    ] = 8092,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Metrics and health.")] = 9464,
+    data: Annotated[
+        Path, typer.Option(envvar="DATA", file_okay=False, help="Directory that keeps everything.")
+    ] = Path("data"),
+    redis: Annotated[
+        str, typer.Option(metavar="URL", help="A Redis of your own; an embedded one if empty.")
+    ] = "",
+    advertise: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where clients reach this server.")
+    ] = "",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """The whole stack in this process, in the foreground, for real clients."""
+    try:
+        from fedcombiner.servicekit import logs
+        from fedcombiner.servicekit.lifecycle import Stop, run
+        from fedcombiner.standalone.app import Standalone, StandaloneSettings
+    except ModuleNotFoundError as error:
+        raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise fail(f"--log-level {log_level}: must be debug, info, warning or error", USAGE)
+    settings = StandaloneSettings(
+        data_dir=data,
+        host=host,
+        port=port,
+        discovery_port=discovery_port,
+        metrics_port=metrics_port,
+        redis_url=redis or None,
+        advertise=advertise,
+    )
+
+    async def main(stop: Stop) -> None:
+        async with Standalone(settings, stop) as stack:
+            Console(stderr=True).print(
+                f"combiner {__version__}: gRPC {stack.address} · discovery {stack.discovery_url} · metrics"
+                f" {stack.metrics_url}/metrics · data {data}\nput a model: combiner model put FILE.npz   stop: Ctrl-C",
+                highlight=False,
+            )
+            await stack.wait_stopped()
+
+    logs.configure("console" if sys.stderr.isatty() else "json", log_level, "standalone")  # type: ignore[arg-type]
+    raise typer.Exit(run(main))
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A running stack; one is made for now if none is named."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 10,
+    clients: Annotated[int, typer.Option(min=1, max=100)] = 10,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Where the final model goes.")] = Path(
+        "out/model.npz"
+    ),
+) -> None:
+    """Train a small network on handwritten digits, with clients whose data never leaves them."""
+    try:
+        from fedcombiner.cli import demo as module
+        from fedcombiner.servicekit.lifecycle import Stopped
+    except ModuleNotFoundError as error:
+        raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
+    console = Console(soft_wrap=True)
+    try:
+        with module.quiet_logs():
+            work = module.run(server, rounds=rounds, count=clients, seed=seed, out=out, console=console)
+            accuracy = asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except ModuleNotFoundError as error:
+        raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
+    except ServerUnreachable as error:
+        raise fail(error.message, UNREACHABLE) from None
+    except (module.DemoFailed, ServiceError, StartupError, Stopped, TimeoutError) as error:
+        raise fail(str(error), JOB_FAILED) from None
+    console.print(f"model: {out}", highlight=False)
+    sys.stdout.write(f"final accuracy {accuracy:.3f}\n")
+
+
+def main() -> None:
+    app()

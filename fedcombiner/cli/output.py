@@ -1,0 +1,102 @@
+"""How the command speaks: tables for people, one JSON object a line for programs, one sentence for errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedcombiner.client.errors import ServerUnreachable
+from fedcombiner.client.operator import OperatorClient
+from fedcombiner.servicekit.errors import ServiceError
+
+T = TypeVar("T")
+
+DONE, JOB_FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of the whole command."""
+
+    server: str = "localhost:12080"
+    as_json: bool = False
+
+
+def options(context: typer.Context) -> Options:
+    return context.obj if isinstance(context.obj, Options) else Options()
+
+
+def fail(message: str, code: int) -> typer.Exit:
+    """Say what is wrong on stderr; raise what this returns."""
+    sys.stderr.write(f"combiner: {message}\n")
+    return typer.Exit(code)
+
+
+def call(context: typer.Context, work: Callable[[OperatorClient], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` against the server. What the server or the network says becomes a sentence and an exit code."""
+
+    async def run() -> T:
+        async with OperatorClient(options(context).server) as operator:
+            return await work(operator)
+
+    try:
+        return asyncio.run(run())
+    except ServerUnreachable as error:
+        hint = "is it running? `combiner serve` starts one; --server or COMBINER_SERVER names another"
+        raise fail(f"{error.message}\n  {hint}", UNREACHABLE) from None
+    except ServiceError as error:
+        raise fail(error.message, USAGE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+def show_list(
+    context: typer.Context, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str
+) -> None:
+    if options(context).as_json:
+        for row in rows:
+            print_json(row)
+        return
+    console = Console()
+    if not rows:
+        console.print(empty, markup=False)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(table)
+
+
+def show_one(context: typer.Context, row: Mapping[str, Any]) -> None:
+    if options(context).as_json:
+        print_json(row)
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in row.items():
+        table.add_row(key, _cell(value))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None or value == [] or value == {}:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "  ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "\n".join(_cell(inner) for inner in value)
+    return str(value)
