@@ -56,8 +56,10 @@ lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone pyproject.toml -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
 
-bench: $(STAMP) ## measure; ratios in one run, results in benchmarks/results/
-	$(BIN)/python -m benchmarks.run
+bench: $(STAMP) ## measure rounds and transfers on this machine, with ratios in one run
+	$(BIN)/python -m benchmarks.transfer
+	$(BIN)/python -m benchmarks.rounds --clients 10 40 --arrival one-by-one
+	$(BIN)/python -m benchmarks.rounds --clients 10 40 --arrival together
 
 ci: ## everything that must hold
 	@bash .ci/run

@@ -32,20 +32,23 @@ async def run(
     server: str | None, *, rounds: int, count: int, seed: int, out: Path, console: Console
 ) -> float:
     """Train, and return the accuracy of the model in `out` on held-out data. Raises DemoFailed."""
-    async with _stack(server) as address, _clients(address, count, seed):
-        async with OperatorClient(address, patience=PATIENCE_S) as operator:
-            await operator.wait_for_clients([clients.name(i) for i in range(count)], timeout=JOIN_S)
-            console.print(f"{count} clients have joined {address}; {rounds} rounds of training begin")
-            seed_model = await operator.put_model(digits.seed_model(seed), name="demo seed")
-            session = await operator.start_session(
-                {"rounds": rounds, "clients_required": count, "clients_requested": count},
-                model_id=seed_model.model_id,
-            )
-            ended = await _watch(operator, session.session_id, console)
-            if ended.state != pb.SUCCEEDED:
-                raise DemoFailed(f"session {ended.session_id} {pb.State.Name(ended.state)}: {ended.reason}")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            await operator.get_model(ended.model_id, out)
+    async with (
+        _stack(server) as address,
+        _clients(address, count, seed),
+        OperatorClient(address, patience=PATIENCE_S) as operator,
+    ):
+        await operator.wait_for_clients([clients.name(i) for i in range(count)], timeout=JOIN_S)
+        console.print(f"{count} clients have joined {address}; {rounds} rounds of training begin")
+        seed_model = await operator.put_model(digits.seed_model(seed), name="demo seed")
+        session = await operator.start_session(
+            {"rounds": rounds, "clients_required": count, "clients_requested": count},
+            model_id=seed_model.model_id,
+        )
+        ended = await _watch(operator, session.session_id, console)
+        if ended.state != pb.SUCCEEDED:
+            raise DemoFailed(f"session {ended.session_id} {pb.State.Name(ended.state)}: {ended.reason}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        await operator.get_model(ended.model_id, out)
     _show(ended, console)
     _, held_out = digits.load(seed)
     return digits.evaluate(read_arrays(out), held_out)["accuracy"]

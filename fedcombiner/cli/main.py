@@ -93,7 +93,8 @@ def serve(
         async with Standalone(settings, stop) as stack:
             Console(stderr=True).print(
                 f"combiner {__version__}: gRPC {stack.address} · discovery {stack.discovery_url} · metrics"
-                f" {stack.metrics_url}/metrics · data {data}\nput a model: combiner model put FILE.npz   stop: Ctrl-C",
+                f" {stack.metrics_url}/metrics · data {data}\n"
+                "put a model: combiner model put FILE.npz   stop: Ctrl-C",
                 highlight=False,
             )
             await stack.wait_stopped()

@@ -41,7 +41,7 @@ def fail(message: str, code: int) -> typer.Exit:
 
 
 def call(context: typer.Context, work: Callable[[OperatorClient], Coroutine[Any, Any, T]]) -> T:
-    """Run `work` against the server. What the server or the network says becomes a sentence and an exit code."""
+    """Run `work` against the server; what goes wrong becomes a sentence and an exit code."""
 
     async def run() -> T:
         async with OperatorClient(options(context).server) as operator:

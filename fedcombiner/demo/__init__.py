@@ -1,1 +1,1 @@
-"""What `combiner demo` trains: a small network on handwritten digits, by clients in a process of their own."""
+"""What `combiner demo` trains: a small network on digits, by clients in a process of their own."""

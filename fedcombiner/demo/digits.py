@@ -68,7 +68,7 @@ def seed_model(seed: int) -> Parameters:
 
 
 def _weights(rng: np.random.Generator, inputs: int, outputs: int) -> Array:
-    return (rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)).astype(np.float32)
+    return np.asarray(rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs), np.float32)
 
 
 def train(model: Mapping[str, Array], data: Data, seed: int) -> Parameters:
