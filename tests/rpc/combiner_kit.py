@@ -27,7 +27,9 @@ from fedcombiner.client.messages import Messages, Task, Timings
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.client.transfer import download_bytes, upload
 from fedcombiner.modelstorage.disk import DiskStore
+from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.servicer import ModelServiceServicer
+from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import Metrics
@@ -77,7 +79,7 @@ class Stack:
         """One more combiner, ready. `wrap` may stand between it and the shared state."""
         bounds = Limits(**{"client_window_ms": round(windows.client * 1000), **(limits or {})})
         state = RedisState(self._url, prefix=self._prefix, limits=bounds, log_block_s=0.5)
-        store = DiskStore(self._root / "models")
+        store = StoreWithOutages(self._root / "models")
         chosen = CombinerSettings(data=self._root / "models", scratch=self._root / "scratch", **settings)
         replica = Replica(chosen, state, wrap(state), store, windows)
         await replica.start()
@@ -367,32 +369,60 @@ async def no_task_left() -> AsyncIterator[None]:
 
 
 class Gate:
-    """Between a replica and its shared state: while it is shut, no call to journal and leases gets through.
+    """Between a replica and its shared state: stops the replica, for what the others can see of it.
 
-    As if the process were stopped, for what the others can see of it.
+    While the gate is shut no call to journal, sessions and leases gets through. It shuts by itself when `at`
+    (`jobs.accept`, for instance) is called: before that step is made, or if `after`, when it is made and the
+    replica does not know it yet. A `claim` that found nothing to do is no step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at: str = "", *, after: bool = False) -> None:
+        self._at = at
+        self._after = after
         self._open = asyncio.Event()
         self._open.set()
+        self._reached = asyncio.Event()
 
     def shut(self) -> None:
         self._open.clear()
 
     def open(self) -> None:
+        self._at = ""
         self._open.set()
+
+    async def until_reached(self) -> None:
+        try:
+            await asyncio.wait_for(self._reached.wait(), DEADLINE)
+        except TimeoutError:
+            raise AssertionError(f"waited {DEADLINE:g} s for {self._at}") from None
 
     def __call__(self, shared: Shared) -> Shared:
         state: Any = shared
         for port in ("jobs", "leases", "sessions"):
-            setattr(state, port, _Gated(getattr(state, port), self._open))
+            setattr(state, port, _Gated(port, getattr(state, port), self))
         return shared
+
+    async def pass_through(self, step: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        if step == self._at and not self._after:
+            self._shut_at_step()
+        await self._open.wait()
+        result = await call()
+        nothing = step.endswith(".claim") and result is None
+        if step == self._at and self._after and not nothing:
+            self._shut_at_step()
+        await self._open.wait()
+        return result
+
+    def _shut_at_step(self) -> None:
+        self.shut()
+        self._reached.set()
 
 
 class _Gated:
-    def __init__(self, port: Any, is_open: asyncio.Event) -> None:
+    def __init__(self, name: str, port: Any, gate: Gate) -> None:
+        self._name = name
         self._port = port
-        self._is_open = is_open
+        self._gate = gate
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._port, name)
@@ -400,10 +430,39 @@ class _Gated:
             return method
 
         async def through(*args: Any, **kwargs: Any) -> Any:
-            await self._is_open.wait()
-            return await method(*args, **kwargs)
+            return await self._gate.pass_through(f"{self._name}.{name}", lambda: method(*args, **kwargs))
 
         return through
+
+
+class StoreWithOutages(DiskStore):
+    """A store that can be away."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.away = False
+        self.refusals = 0
+
+    def _look(self) -> None:
+        if self.away:
+            self.refusals += 1
+            raise StoreUnavailable("told to be away")
+
+    async def head(self, key: ObjectKey) -> ObjectInfo | None:
+        self._look()
+        return await super().head(key)
+
+    @asynccontextmanager
+    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
+        self._look()
+        async with super().local_file(key) as path:
+            yield path
+
+    @asynccontextmanager
+    async def writer(self, key: ObjectKey, *, max_bytes: int) -> AsyncIterator[DiskWriter]:
+        self._look()
+        async with super().writer(key, max_bytes=max_bytes) as writer:
+            yield writer
 
 
 class Connected:

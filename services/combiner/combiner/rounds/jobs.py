@@ -30,10 +30,12 @@ from combiner.rounds.collecting import LOOK_S, Collector
 from combiner.rounds.feed import CLIENTS, RESYNC, Feed, Subscription
 from combiner.rounds.folding import Folder, RoundFailed, Workshop
 from combiner.rounds.meter import Meter
-from combiner.rounds.waiting import TaskSet, steady, woken
+from combiner.rounds.waiting import TaskSet, see_through, steady, woken
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreFull, StoreUnavailable
 
 log = structlog.get_logger()
+
+COMMIT_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -244,17 +246,21 @@ class JobRun:
             num_examples=folder.num_examples,
         )
         timings = {**self._timings(job), **folder.seconds}
-        try:
-            await steady(lambda: self._shared.jobs.commit(self._lease, model, timings))
-        except (LeaseLost, Ended):
-            await self._remove([key])
-            raise
+        # Cut off here, nobody would know whether the object is a model or to be removed.
+        await see_through(self._commit(model, key, timings), COMMIT_PATIENCE_S)
         self._tools.meter.job_ended(job.kind, State.SUCCEEDED)
         log.info("aggregate committed", model_id=model_id, updates=folder.updates, size=info.size)
         if self._config.delete_models_storage:
             await self._remove(
                 [ObjectKey("uploads", r.update_id) for r in job.clients.values() if r.update_id]
             )
+
+    async def _commit(self, model: Model, key: ObjectKey, timings: Mapping[str, float]) -> None:
+        try:
+            await steady(lambda: self._shared.jobs.commit(self._lease, model, timings))
+        except (LeaseLost, Ended):
+            await self._remove([key])
+            raise
 
     async def _remove(self, keys: Sequence[ObjectKey]) -> None:
         """Best effort: what stays because the store is away is removed by the retention rule of uploads."""

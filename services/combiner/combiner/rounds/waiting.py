@@ -36,6 +36,18 @@ async def woken(wake: asyncio.Event, seconds: float) -> bool:
         return wake.is_set()
 
 
+async def see_through(work: Coroutine[object, object, None], patience: float) -> None:
+    """Do `work`. If the caller is cancelled it still has `patience` seconds to come to its end."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=patience)
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+
+
 class TaskSet:
     """Tasks that belong to one piece of work. Leaving the block cancels and awaits what still runs.
 
