@@ -72,16 +72,16 @@ class Stack:
         self,
         *,
         windows: Windows = DEFAULT_WINDOWS,
-        wrap: Callable[[Shared], Shared] = lambda shared: shared,
+        gate: Gate | None = None,
         limits: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Replica:
-        """One more combiner, ready. `wrap` may stand between it and the shared state."""
+        """One more combiner, ready. The gate stands between it and the shared state."""
         bounds = Limits(**{"client_window_ms": round(windows.client * 1000), **(limits or {})})
         state = RedisState(self._url, prefix=self._prefix, limits=bounds, log_block_s=0.5)
         store = StoreWithOutages(self._root / "models")
         chosen = CombinerSettings(data=self._root / "models", scratch=self._root / "scratch", **settings)
-        replica = Replica(chosen, state, wrap(state), store, windows)
+        replica = Replica(chosen, state, gate or Gate(), store, windows)
         await replica.start()
         self._replicas.append(replica)
         return replica
@@ -98,19 +98,20 @@ class Replica:
         self,
         settings: CombinerSettings,
         state: RedisState,
-        shared: Shared,
-        store: DiskStore,
+        gate: Gate,
+        store: StoreWithOutages,
         windows: Windows,
     ) -> None:
         self.state = state
         self.store = store
+        self._gate = gate
         self._stop = Stop()
         self._lifecycle = Lifecycle(self._stop)
         self._metrics = Metrics()
         self.health = Health(self._metrics)
         self.supervisor = Supervisor(self._stop)
         self.app = CombinerApp(
-            settings, replica_name(), shared, store, self._metrics, self.health, self.supervisor, windows
+            settings, replica_name(), gate(state), store, self._metrics, self.health, self.supervisor, windows
         )
         self._server = build_server(self._metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
         self._stopped = False
@@ -146,6 +147,7 @@ class Replica:
     async def kill(self) -> None:
         """As SIGKILL would: nothing is given back, nobody is told."""
         if await self._leave():
+            self._gate.die()
             await self.supervisor.stop()
             await self._server.stop(None)
             await self.app.stop()
@@ -379,6 +381,7 @@ class Gate:
     def __init__(self, at: str = "", *, after: bool = False) -> None:
         self._at = at
         self._after = after
+        self._dead = False
         self._open = asyncio.Event()
         self._open.set()
         self._reached = asyncio.Event()
@@ -388,6 +391,11 @@ class Gate:
 
     def open(self) -> None:
         self._at = ""
+        self._open.set()
+
+    def die(self) -> None:
+        """Nothing that stands at the gate goes on."""
+        self._dead = True
         self._open.set()
 
     async def until_reached(self) -> None:
@@ -405,13 +413,18 @@ class Gate:
     async def pass_through(self, step: str, call: Callable[[], Awaitable[Any]]) -> Any:
         if step == self._at and not self._after:
             self._shut_at_step()
-        await self._open.wait()
+        await self._wait()
         result = await call()
         nothing = step.endswith(".claim") and result is None
         if step == self._at and self._after and not nothing:
             self._shut_at_step()
-        await self._open.wait()
+        await self._wait()
         return result
+
+    async def _wait(self) -> None:
+        await self._open.wait()
+        if self._dead:
+            raise asyncio.CancelledError
 
     def _shut_at_step(self) -> None:
         self.shut()

@@ -121,8 +121,8 @@ STEPS = [
 async def test_an_owner_killed_at_any_step_is_replaced(stack: Stack, step: str, after: bool) -> None:
     """c0 to c2 are good and c3 is not; each good one is in the aggregate once."""
     gate, others = Gate(step, after=after), Gate()
-    owner = await stack.combiner(windows=SHORT, wrap=gate)
-    survivor = await stack.combiner(windows=SHORT, wrap=others)
+    owner = await stack.combiner(windows=SHORT, gate=gate)
+    survivor = await stack.combiner(windows=SHORT, gate=others)
     seed = await put_seed(owner)
     async with Connected(survivor, N, beat=True) as fleet:
         others.shut()  # so that it does not take the job
@@ -157,7 +157,7 @@ async def test_an_update_whose_replica_dies_is_sent_again_and_counts_once(stack:
     """Whether or not the journal had it when the replica died before it could answer."""
     survivor = await stack.combiner(windows=SHORT)
     gate = Gate("jobs.receive", after=after)
-    doomed = await stack.combiner(windows=SHORT, wrap=gate)
+    doomed = await stack.combiner(windows=SHORT, gate=gate)
     seed = await put_seed(survivor)
     async with Connected(survivor, 1, beat=True) as fleet:
         job_id = await survivor.operator.start_job(training(seed, clients_required=1, client_grace=60))
@@ -179,7 +179,7 @@ async def test_an_update_whose_replica_dies_is_sent_again_and_counts_once(stack:
 async def test_a_paused_owner_that_wakes_up_cannot_commit(stack: Stack) -> None:
     """It was stopped when its aggregate was written; meanwhile another one committed its own."""
     gate = Gate("jobs.commit")
-    paused = await stack.combiner(windows=SHORT, wrap=gate)
+    paused = await stack.combiner(windows=SHORT, gate=gate)
     seed = await put_seed(paused)
     job_id = await paused.operator.start_job(training(seed, clients_required=2))
     await until_job(paused.operator, job_id, lambda job: job.phase == "waiting", "is the first one's")
@@ -265,7 +265,7 @@ async def test_a_task_on_a_dead_replicas_stream_comes_again_elsewhere(stack: Sta
 )
 async def test_a_session_outlives_its_owner(stack: Stack, step: str, after: bool) -> None:
     gate = Gate(step, after=after)
-    owner = await stack.combiner(windows=SHORT, wrap=gate)
+    owner = await stack.combiner(windows=SHORT, gate=gate)
     seed = await put_seed(owner)
     session = await owner.operator.start_session({"rounds": 2, "clients_required": 2}, model_id=seed)
     await gate.until_reached()
