@@ -22,21 +22,8 @@ from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 COMMAND = (sys.executable, "-c", "from fedcombiner.cli.main import main; main()")
 CLIENTS = 3
 JOB_FIELDS = [
-    "job_id",
-    "session_id",
-    "kind",
-    "state",
-    "reason",
-    "round_id",
-    "model_id",
-    "parent_model_id",
-    "asked",
-    "accepted",
-    "rejected",
-    "failed",
-    "unrecorded",
-    "started_at",
-    "ended_at",
+    *("job_id", "session_id", "kind", "state", "reason", "round_id", "model_id", "parent_model_id", "asked"),
+    *("accepted", "rejected", "failed", "unrecorded", "started_at", "ended_at"),
 ]
 
 
