@@ -220,7 +220,7 @@ async def serve(
     supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)
     shared = RedisState(settings.redis_url.get_secret_value(), limits=limits)
-    store = make_store(settings.store, settings.data)
+    store = make_store(settings)
     app = CombinerApp(settings, replica_name(), shared, store, metrics, health, supervisor)
     server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
     add_services(server, app.servicers)

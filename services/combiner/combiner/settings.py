@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from fedcombiner.servicekit.settings import Port, Seconds, ServiceSettings
+from fedcombiner.modelstorage.settings import StoreSettings
+from fedcombiner.servicekit.settings import Port, Seconds
 
 
-class CombinerSettings(ServiceSettings):
+class CombinerSettings(StoreSettings):
     port: Port = Field(12080, description="TCP port, 0 to 65535 (0: any free port)")
     name: str = Field(
         "combiner",
@@ -22,11 +21,6 @@ class CombinerSettings(ServiceSettings):
     redis_url: SecretStr = Field(
         SecretStr("redis://localhost:6379/0"),
         description="redis://[user:password@]host:port/db or unix:///path",
-    )
-    store: Literal["disk"] = Field("disk", description="where models are: disk")
-    data: Path = Field(Path("data/models"), description="directory of the disk store")
-    scratch: Path = Field(
-        Path("data/scratch"), description="directory for updates while they are checked; emptied at start"
     )
     advertise: str = Field(
         "",

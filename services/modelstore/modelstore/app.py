@@ -48,7 +48,7 @@ async def serve(
     health = Health(metrics)
     supervisor = Supervisor(stop)
     backend = health.backends.register("store")
-    store = make_store(settings.store, settings.data)
+    store = make_store(settings)
     servicers: Mapping[str, object] = {"ModelService": build_servicer(settings, store, metrics)}
     # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
     server = build_server(metrics.rpc, unavailable_on_bug=service_names(servicers))

@@ -1,17 +1,13 @@
 """What a modelstore can be told."""
 
-from pathlib import Path
-from typing import Literal
-
 from pydantic import Field
 
-from fedcombiner.servicekit.settings import Port, Seconds, ServiceSettings
+from fedcombiner.modelstorage.settings import StoreSettings
+from fedcombiner.servicekit.settings import Port, Seconds
 
 
-class ModelstoreSettings(ServiceSettings):
+class ModelstoreSettings(StoreSettings):
     port: Port = Field(12081, description="TCP port, 0 to 65535 (0: any free port)")
-    store: Literal["disk"] = Field("disk", description="where models are: disk")
-    data: Path = Field(Path("data/models"), description="directory of the disk store")
     max_model_bytes: int = Field(
         2 << 30, ge=1, le=1 << 50, description="bytes of the largest model that is taken, at least 1"
     )
