@@ -72,6 +72,7 @@ def serve(
 ) -> None:
     """The whole stack in this process, in the foreground, for real clients."""
     try:
+        from fedcombiner.modelstorage.memory import keep_freed_chunks
         from fedcombiner.servicekit import logs
         from fedcombiner.servicekit.lifecycle import Stop, run
         from fedcombiner.standalone.app import Standalone, StandaloneSettings
@@ -100,6 +101,7 @@ def serve(
             await stack.wait_stopped()
 
     logs.configure("console" if sys.stderr.isatty() else "json", log_level, "standalone")  # type: ignore[arg-type]
+    keep_freed_chunks()
     raise typer.Exit(run(main))
 
 
