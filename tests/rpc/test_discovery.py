@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from discovery_mock.app import DiscoveryApp
-from discovery_mock.registry import MAX_COMBINERS
+from discovery_mock.app import MAX_BODY_BYTES, DiscoveryApp, serve
 from discovery_mock.settings import DiscoverySettings
 
+from fedcombiner.client.join import join
 from fedcombiner.servicekit.http import HttpServer
+from fedcombiner.servicekit.lifecycle import Stop
 from fedcombiner.servicekit.metrics import Metrics
 
 ANNOUNCE = {
@@ -138,15 +140,86 @@ async def test_a_combiner_that_fell_silent_is_gone(discovery: Discovery):
     discovery.now = 76.0
     assert (await discovery.assign(preferred_combiner="silent")).status_code == 203
     assert (await discovery.assign()).status_code == 200
-    assert list(discovery.app.status()["combiners"]) == ["alive"]  # type: ignore[call-overload]
+    assert discovery.app.status() == {"combiners": {"alive": "gateway:12080"}}
     discovery.now = 126.0
     assert (await discovery.assign()).status_code == 203
 
 
-async def test_the_number_of_combiners_is_bounded(discovery: Discovery):
-    for i in range(MAX_COMBINERS):
-        assert (await discovery.announce(combiner_id=f"c{i}")).status_code == 200
-    assert (await discovery.announce(combiner_id="one-more")).status_code == 203
-    assert (await discovery.announce(combiner_id="c0")).status_code == 200
-    discovery.now = 80.0
-    assert (await discovery.announce(combiner_id="one-more")).status_code == 200
+async def test_the_number_of_combiners_is_bounded(discovery: Discovery, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("discovery_mock.registry.MAX_COMBINERS", 2)
+    for name in ("a", "b"):
+        assert (await discovery.announce(combiner_id=name)).status_code == 200
+    answer = await discovery.announce(combiner_id="c")
+    assert (answer.status_code, answer.json()["status"]) == (203, "retry")
+    assert (await discovery.announce(combiner_id="a")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["//add_client", "/add_client", "///add_client"])
+async def test_slashes_are_taken_as_one(discovery: Discovery, path: str):
+    await discovery.announce()
+    url = discovery.url + path
+    assert (await discovery.http.post(url, json=CLIENT)).json()["status"] == "assigned"
+
+
+async def test_a_request_that_can_never_be_right_names_the_key(discovery: Discovery):
+    for answer in (await discovery.announce(port="12080"), await discovery.announce(port=0)):
+        assert answer.status_code == 400
+        assert answer.json()["success"] is False
+        assert answer.json()["message"].startswith("port cannot be ")
+    assert (await discovery.http.post("/add_client", json={})).json()["message"] == "client_id is missing"
+    assert (await discovery.assign()).status_code == 203
+
+
+async def test_a_client_of_011_is_known_by_its_name_and_keeps_its_id(discovery: Discovery):
+    await discovery.announce()
+    answer = await discovery.assign(name="client1", client_id="0b1f6f0e-7d2b-4a47", package="local")
+    assert answer.json()["client_id"] == "0b1f6f0e-7d2b-4a47"
+
+
+async def test_a_body_that_is_too_large_is_not_read(discovery: Discovery):
+    answer = await discovery.http.post("/add_client", content=b" " * (MAX_BODY_BYTES + 1))
+    assert answer.status_code == 413
+    assert "16384 bytes" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(("method", "path", "code"), [("GET", "/add_client", 405), ("POST", "/nowhere", 404)])
+async def test_other_requests_are_refused_in_json(discovery: Discovery, method: str, path: str, code: int):
+    answer = await discovery.http.request(method, path)
+    assert answer.status_code == code
+    assert answer.json()["success"] is False
+
+
+async def test_answers_are_counted(discovery: Discovery):
+    await discovery.assign()
+    await discovery.announce()
+    await discovery.announce(port=0)
+    value = discovery.metrics.registry.get_sample_value
+    name = "fedcombiner_discovery_answers_total"
+    assert value(name, {"request": "add_client", "outcome": "retry"}) == 1
+    assert value(name, {"request": "add_combiner", "outcome": "ok"}) == 1
+    assert value(name, {"request": "add_combiner", "outcome": "refused"}) == 1
+    assert value("fedcombiner_discovery_combiners") == 1
+
+
+async def test_our_own_client_library_joins_by_it(discovery: Discovery):
+    await discovery.announce()
+    assert (await join(discovery.url, "client1")).address == "gateway:12080"
+
+
+async def test_the_process_serves_both_ports_until_it_is_stopped():
+    stop, ports = Stop(), asyncio.get_running_loop().create_future()
+    settings = DiscoverySettings(host="127.0.0.1", port=0, metrics_host="127.0.0.1", metrics_port=0)
+    running = asyncio.create_task(serve(settings, stop, lambda *found: ports.set_result(found)))
+    async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False) as http:
+        port, metrics_port = await ports
+        added = await http.post(f"http://127.0.0.1:{port}/add_combiner", json=ANNOUNCE)
+        assert added.status_code == 200
+        private = f"http://127.0.0.1:{metrics_port}"
+        assert (await http.get(f"{private}/readyz")).status_code == 200
+        status = (await http.get(f"{private}/statusz")).json()
+        assert status["discovery"] == {"combiners": {"combiner": "gateway:12080"}}
+        assert "fedcombiner_discovery_combiners 1.0" in (await http.get(f"{private}/metrics")).text
+        # What is private stays off the public port.
+        assert (await http.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
+        stop.set("test is over")
+        await running

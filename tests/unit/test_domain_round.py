@@ -180,16 +180,6 @@ def test_reason_after_all_answers_of_a_validation():
     )
 
 
-def test_a_restored_client_is_waited_for_again():
-    p = policy(2, clients_required=1)
-    accept(p, 0)
-    p.failed("c1")
-    p.restored("c1")
-    assert p.decide(1.0) == Wait(DEADLINE)
-    accept(p, 1)
-    assert p.decide(1.0) == Close(Why.GOAL)
-
-
 def test_an_update_of_a_client_that_was_given_up_counts():
     p = policy(2, clients_required=2)
     p.failed("c1")
@@ -205,11 +195,11 @@ def test_steps_told_twice_or_too_late_change_nothing():
     accept(p, 0)
     p.failed("c0")
     p.rejected("c0")
-    p.restored("c0")
+    p.received("c0")
     assert p.state("c0") is ClientState.ACCEPTED
     p.rejected("c1")
     p.received("c1")
-    p.restored("c1")
+    p.failed("c1")
     assert p.state("c1") is ClientState.REJECTED
     p.received("c2")
     p.failed("c2")

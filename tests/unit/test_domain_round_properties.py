@@ -20,7 +20,6 @@ STEPS: Mapping[str, tuple[tuple[ClientState, ...], ClientState]] = {
     "accepted": ((S.RECEIVED,), S.ACCEPTED),
     "rejected": ((S.ASKED, S.RECEIVED), S.REJECTED),
     "failed": ((S.ASKED,), S.FAILED),
-    "restored": ((S.FAILED,), S.ASKED),
 }
 Move = tuple[str, str, int]
 # The words of a move; `answered` is received and accepted.
@@ -113,7 +112,7 @@ class History:
             getattr(self.policy, what)(client)
 
     def _too_late(self, what: str) -> bool:
-        return self.job.closed and what in ("received", "failed", "restored")
+        return self.job.closed and what in ("received", "failed")
 
     def _out_of_date(self, what: str, record: ClientRecord | None) -> bool:
         """A step of a client that nobody asked, or one that the client's present state came after."""

@@ -133,13 +133,13 @@ class Announcer:
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """The first MAX_ANSWER_BYTES or a little more: the rest of a longer one is no answer to us."""
+    """The first MAX_ANSWER_BYTES of it, which do not parse if there are more."""
     body = b""
     async for part in response.aiter_bytes():
         body += part
         if len(body) > MAX_ANSWER_BYTES:
             break
-    return body
+    return body[:MAX_ANSWER_BYTES]
 
 
 def _answer(response: httpx.Response, text: bytes) -> Answer:

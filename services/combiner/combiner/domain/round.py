@@ -5,7 +5,6 @@ order, asks `decide(now)` after each step and when the time of the last `Wait` h
 when told to:
 
     asked ──▶ received ──▶ accepted | rejected        (an answer to a validation is accepted at once)
-      │  ◀─┐
       └──▶ failed ──▶ received                        (a client that was given up answers after all)
 
 Steps that do not fit this picture, and clients that were not asked, change nothing: a step may be told twice.
@@ -108,10 +107,6 @@ class RoundPolicy:
 
     def failed(self, client: str) -> None:
         self._step(client, FAILED, (ASKED,))
-
-    def restored(self, client: str) -> None:
-        """A client that failed is asked again."""
-        self._step(client, ASKED, (FAILED,))
 
     def away(self, client: str, since: float) -> None:
         """An asked client has no stream, or was not heard of, since then. Told twice, it changes nothing."""

@@ -1,0 +1,114 @@
+"""What combiners and clients may say to the discovery, key by key."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from discovery_mock.messages import BadRequest, ClientRequest, parse_announce, parse_client
+from discovery_mock.registry import Combiner
+
+ANNOUNCE = {
+    "combiner_id": "combiner",
+    "address": "gateway",
+    "fqdn": None,
+    "port": 12080,
+    "secure_grpc": False,
+}
+
+
+def test_an_announcement_of_06():
+    found = parse_announce(json.dumps(ANNOUNCE).encode())
+    assert found == Combiner(name="combiner", address="gateway", port=12080, fqdn=None, secure=False)
+
+
+@pytest.mark.parametrize(("given", "read"), [(True, True), ("True", True), ("False", False)])
+def test_secure_may_be_a_boolean_or_its_text(given: object, read: bool):
+    assert parse_announce(json.dumps({**ANNOUNCE, "secure_grpc": given}).encode()).secure is read
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]", "fl.example.org", "gateway-0.gateway_svc"])
+def test_addresses(address: str):
+    assert parse_announce(json.dumps({**ANNOUNCE, "address": address}).encode()).address == address
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"combiner_id": "a/b"}, "combiner_id"),
+        ({"combiner_id": ""}, "combiner_id"),
+        ({"combiner_id": "x" * 129}, "combiner_id"),
+        ({"combiner_id": 5}, "combiner_id"),
+        ({"combiner_id": "name\n"}, "combiner_id"),
+        ({"address": "host name"}, "address"),
+        ({"address": None}, "address"),
+        ({"fqdn": "http://x"}, "fqdn"),
+        ({"fqdn": 1}, "fqdn"),
+        ({"port": "12080"}, "port"),
+        ({"port": 0}, "port"),
+        ({"port": 65536}, "port"),
+        ({"port": True}, "port"),
+        ({"port": 1e3}, "port"),
+        ({"secure_grpc": "yes"}, "secure_grpc"),
+        ({"secure_grpc": 1.5}, "secure_grpc"),
+        ({"secure_grpc": None}, "secure_grpc"),
+        ({"extra": 1}, "'extra' is not a known key"),
+        ({"\ud800": 1}, "\\ud800"),
+        ({"x" * 5_000: 1}, "is not a known key"),
+    ],
+)
+def test_a_bad_announcement_names_the_key(changes: dict[str, object], named: str):
+    with pytest.raises(BadRequest) as caught:
+        parse_announce(json.dumps({**ANNOUNCE, **changes}).encode())
+    assert named in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", list(ANNOUNCE))
+def test_a_missing_key_is_named(key: str):
+    with pytest.raises(BadRequest, match=f"^{key} is missing$"):
+        parse_announce(json.dumps({k: v for k, v in ANNOUNCE.items() if k != key}).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "client"),
+    [
+        ({"client_id": "c1", "preferred_combiner": False}, ClientRequest("c1", "c1", None)),
+        ({"client_id": "c1", "preferred_combiner": None}, ClientRequest("c1", "c1", None)),
+        ({"client_id": "c1"}, ClientRequest("c1", "c1", None)),
+        ({"client_id": "c1", "preferred_combiner": "a"}, ClientRequest("c1", "c1", "a")),
+        ({"client_id": "0b1f-6f", "name": "c1", "package": "local"}, ClientRequest("c1", "0b1f-6f", None)),
+    ],
+)
+def test_clients_of_several_generations(body: dict[str, object], client: ClientRequest):
+    assert parse_client(json.dumps(body).encode()) == client
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"preferred_combiner": False}, "client_id is missing"),
+        ({"client_id": "../x"}, "client_id"),
+        ({"client_id": "c", "preferred_combiner": "a b"}, "preferred_combiner"),
+        ({"client_id": "c", "preferred_combiner": ["a"]}, "preferred_combiner"),
+        ({"client_id": "c", "preferred_combiner": True}, "preferred_combiner"),
+        ({"client_id": "c", "name": "a.b"}, "name"),
+        ({"client_id": "c", "token": "t"}, "'token' is not a known key"),
+    ],
+)
+def test_a_bad_client_request_names_the_key(body: dict[str, object], named: str):
+    with pytest.raises(BadRequest) as caught:
+        parse_client(json.dumps(body).encode())
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"text"', b"null", b"\xff\xfe", b"[" * 16_000, b'{"a":' * 3_000, b"9" * 10_000],
+    ids=range(9),
+)
+def test_what_is_no_json_object_is_refused(body: bytes):
+    for parse in (parse_announce, parse_client):
+        with pytest.raises(BadRequest, match="the body is not"):
+            parse(body)
