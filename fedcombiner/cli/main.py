@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedcombiner.cli import resources
+from fedcombiner.cli import resources, storage
 from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail
 from fedcombiner.client.errors import ServerUnreachable
 from fedcombiner.servicekit.errors import ServiceError, StartupError
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(resources.models, name="model")
 app.add_typer(resources.sessions, name="session")
 app.add_typer(resources.jobs, name="job")
+app.add_typer(storage.app, name="storage")
 app.command()(resources.status)
 app.command()(resources.clients)
 

@@ -17,7 +17,7 @@ from fedcombiner.modelstorage.readahead import read_ahead
 from fedcombiner.modelstorage.s3.bucket import PAGE, S3Bucket, S3Location
 from fedcombiner.modelstorage.s3.draft import Draft, read_record
 from fedcombiner.modelstorage.s3.errors import StoreRefused
-from fedcombiner.modelstorage.s3.layout import Record, record_key, records_prefix
+from fedcombiner.modelstorage.s3.layout import Record, probe_name, record_key, records_prefix
 from fedcombiner.modelstorage.s3.removal import Removals
 from fedcombiner.modelstorage.s3.source import Download, Source
 from fedcombiner.modelstorage.s3.writer import MinioWriter
@@ -47,7 +47,7 @@ class MinioStore:
 
     def __init__(self, location: S3Location, scratch: Path, *, patience: float = PATIENCE_S) -> None:
         self._bucket = S3Bucket(location, patience=patience)
-        self._probe = f"probe/{location.access_key}"
+        self._probe = probe_name(location.access_key)
         self._scratch = ScratchArea(scratch)
         self._opening = asyncio.Lock()
         self._transfers = Workers(_TRANSFER_THREADS, "minio-transfer")

@@ -28,7 +28,11 @@ class Draft:
         """All of the data, if it is small."""
         # Marked first: the server may store it and the answer get lost.
         self._stored = True
-        self._bucket.put(self._name, data)
+        try:
+            self._bucket.put(self._name, data)
+        except (StoreFull, StoreRefused):
+            self._stored = False
+            raise
 
     def complete(self) -> None:
         """All parts of the upload have been put."""

@@ -40,6 +40,11 @@ def record_key(kind: Kind, name: str) -> ObjectKey:
     return ObjectKey(kind, name.removeprefix(records_prefix(kind)))
 
 
+def probe_name(access_key: str) -> str:
+    """The probe of one user; each may write its own only."""
+    return f"probe/{access_key}"
+
+
 def new_data_name(key: ObjectKey) -> str:
     """A name for data of `key` that was never used before."""
     return f"{data_prefix(key.kind)}{key.id}/{uuid.uuid4().hex}"
