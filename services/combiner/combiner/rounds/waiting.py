@@ -77,10 +77,10 @@ class TaskSet:
 
     async def join(self) -> None:
         """Wait for all of them; raise the first error at once."""
+        self.check()
         while self._running:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_EXCEPTION)
             self.check()
-        self.check()
 
     async def __aenter__(self) -> Self:
         return self
