@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
+from combiner.domain.leases import Windows
+from numpy.typing import NDArray
 
 from fedcombiner.client.made_up import MadeUp, one_hot, random_like, to_npz
 from fedcombiner.client.messages import Task
@@ -19,7 +22,6 @@ from tests.rpc.combiner_kit import (
     Gate,
     Replica,
     Stack,
-    Windows,
     bytes_of,
     eventually,
     put_seed,
@@ -69,7 +71,7 @@ async def owner_of(*replicas: Replica) -> Replica:
 async def test_a_killed_owner_changes_no_byte(stack: Stack) -> None:
     """Half of the updates are in, two accepted by the dead owner; the others come through the survivor."""
     one, two = await stack.combiner(windows=SHORT), await stack.combiner(windows=SHORT)
-    parent = {"w": np.zeros(1000, np.float32), "b": np.zeros(7, np.float64)}
+    parent: dict[str, NDArray[Any]] = {"w": np.zeros(1000, np.float32), "b": np.zeros(7, np.float64)}
     seed = await put_seed(one, to_npz(parent))
     content = random_like(parent, seed=3)
 
