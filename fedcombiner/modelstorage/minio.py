@@ -66,9 +66,9 @@ class MinioStore:
         self._started = True
 
     async def close(self) -> None:
-        await self._removals.close()
         self._bucket.close()
         await self._transfers.drain()
+        await self._removals.close()
         await self._calls.run(self._scratch.close)
         self._transfers.close()
         self._calls.close()

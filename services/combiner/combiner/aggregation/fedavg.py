@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 from combiner.aggregation.exact import BLOCK_ELEMENTS, MAX_WEIGHT, ExactSum
 from combiner.aggregation.rounding import MAX_TOTAL
 from fedcombiner.modelstorage.formats import Block, ModelSpec
@@ -29,11 +27,6 @@ class FedAvg:
         self.num_examples = 0
         self._sum = ExactSum(parent.elements, scratch_dir)
         self._incomplete = False
-
-    @property
-    def tail_bytes(self) -> int:
-        """Disk space used by sums too long for memory."""
-        return self._sum.tail_bytes
 
     def fold(self, update: CheckedUpdate, num_examples: int) -> None:
         """Add one update, whole.
@@ -77,14 +70,10 @@ class FedAvg:
         self._sum.close()
 
     def _means(self) -> Iterator[Block]:
-        # One buffer for all blocks: new arrays of this size would be new pages of memory every time.
-        buffer = np.empty(BLOCK_ELEMENTS)
         for index, (tensor, offset) in enumerate(zip(self.parent.tensors, self.parent.offsets, strict=True)):
             for start in range(0, tensor.elements, BLOCK_ELEMENTS):
                 count = min(BLOCK_ELEMENTS, tensor.elements - start)
-                means = buffer.view(tensor.dtype)[:count]
-                self._sum.mean_into(means, offset + start, self.num_examples)
-                yield index, start, means
+                yield index, start, self._sum.mean(offset + start, count, self.num_examples, tensor.dtype)
 
     def _refuse_if_incomplete(self) -> None:
         if self._incomplete:
