@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedcombiner.cli import resources, storage
-from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail
+from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail, options
 from fedcombiner.client.errors import ServerUnreachable
 from fedcombiner.servicekit.errors import ServiceError, StartupError
 from fedcombiner.version import __version__
@@ -127,6 +127,7 @@ def demo(
     except ModuleNotFoundError as error:
         raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
     console = Console(soft_wrap=True)
+    server = server or _named_server(context)
     try:
         with module.quiet_logs():
             work = module.run(server, rounds=rounds, count=clients, seed=seed, out=out, console=console)
@@ -141,6 +142,13 @@ def demo(
         raise fail(str(error), JOB_FAILED) from None
     console.print(f"model: {out}", highlight=False)
     sys.stdout.write(f"final accuracy {accuracy:.3f}\n")
+
+
+def _named_server(context: typer.Context) -> str | None:
+    """The server of `combiner --server HOST:PORT demo`. One in the environment is not meant for the demo."""
+    parent = context.parent
+    given = parent.get_parameter_source("server") if parent else None
+    return options(context).server if given is not None and given.name == "COMMANDLINE" else None
 
 
 def main() -> None:

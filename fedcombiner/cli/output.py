@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
-from fedcombiner.client.errors import ServerUnreachable
+from fedcombiner.client.errors import ServerUnreachable, is_final
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.servicekit.errors import ServiceError
 
 T = TypeVar("T")
 
+PIPE_WIDTH = 10_000
 DONE, JOB_FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -40,11 +42,19 @@ def fail(message: str, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
-def call(context: typer.Context, work: Callable[[OperatorClient], Coroutine[Any, Any, T]]) -> T:
-    """Run `work` against the server; what goes wrong becomes a sentence and an exit code."""
+def call(
+    context: typer.Context,
+    work: Callable[[OperatorClient], Coroutine[Any, Any, T]],
+    *,
+    patience: float = 0.0,
+) -> T:
+    """Run `work` against the server; what goes wrong becomes a sentence and an exit code.
+
+    `patience` is how many seconds a server that is away is waited for.
+    """
 
     async def run() -> T:
-        async with OperatorClient(options(context).server) as operator:
+        async with OperatorClient(options(context).server, patience=patience) as operator:
             return await work(operator)
 
     try:
@@ -53,7 +63,9 @@ def call(context: typer.Context, work: Callable[[OperatorClient], Coroutine[Any,
         hint = "is it running? `combiner serve` starts one; --server or COMBINER_SERVER names another"
         raise fail(f"{error.message}\n  {hint}", UNREACHABLE) from None
     except ServiceError as error:
-        raise fail(error.message, USAGE) from None
+        raise fail(error.message, USAGE if is_final(error) else JOB_FAILED) from None
+    except OSError as error:  # of a local file; those of the network have become the above
+        raise fail(f"{error.filename or 'file'}: {error.strerror or error}", USAGE) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
@@ -70,13 +82,15 @@ def show_list(
         for row in rows:
             print_json(row)
         return
-    console = Console()
+    console = _console()
     if not rows:
         console.print(empty, markup=False)
         return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # an id that is cut is of no use
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
     console.print(table)
 
 
@@ -84,10 +98,15 @@ def show_one(context: typer.Context, row: Mapping[str, Any]) -> None:
     if options(context).as_json:
         print_json(row)
         return
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = Table("key", Column("value", overflow="fold"), show_header=False, box=None, pad_edge=False)
     for key, value in row.items():
-        table.add_row(key, _cell(value))
-    Console().print(table)
+        table.add_row(key, Text(_cell(value)))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """As wide as the terminal; into a file or a pipe a row is a line, however long."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
 
 
 def _cell(value: object) -> str:

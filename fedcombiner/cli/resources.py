@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fedcombiner.cli import rows
 from fedcombiner.cli.output import JOB_FAILED, USAGE, call, fail, options, print_json, show_list, show_one
+from fedcombiner.cli.remote import remote
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 
@@ -21,14 +22,17 @@ sessions = typer.Typer(
 )
 jobs = typer.Typer(help="Look at, watch and cancel jobs: single rounds.", no_args_is_help=True)
 
+WATCH_PATIENCE_S = 60.0  # a server may restart under somebody who watches
 Limit = Annotated[int, typer.Option(min=0, help="The newest N; 0: as many as the server shows.")]
 
 
+@remote
 def status(context: typer.Context) -> None:
     """What the combiner does now."""
     show_one(context, call(context, lambda operator: operator.report()))
 
 
+@remote
 def clients(
     context: typer.Context, all: Annotated[bool, typer.Option(help="Also those that are away.")] = False
 ) -> None:
@@ -39,6 +43,7 @@ def clients(
 
 
 @models.command("put")
+@remote
 def model_put(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="An .npz file.")],
@@ -50,6 +55,7 @@ def model_put(
 
 
 @models.command("get")
+@remote
 def model_get(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(dir_okay=False, help="Where to; appears whole or not at all.")],
@@ -61,6 +67,7 @@ def model_get(
 
 
 @models.command("list")
+@remote
 def model_list(context: typer.Context, session: str = "", limit: Limit = 0) -> None:
     """List models, oldest first."""
     found = call(context, lambda operator: operator.list_models(session_id=session, limit=limit))
@@ -69,6 +76,7 @@ def model_list(context: typer.Context, session: str = "", limit: Limit = 0) -> N
 
 
 @sessions.command("start")
+@remote
 def session_start(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Model to start from; the newest if none is named.")] = "",
@@ -97,12 +105,14 @@ def session_start(
 
 
 @sessions.command("show")
+@remote
 def session_show(context: typer.Context, session_id: str) -> None:
     """One session with its rounds."""
     show_one(context, rows.session(call(context, lambda operator: operator.get_session(session_id))))
 
 
 @sessions.command("list")
+@remote
 def session_list(context: typer.Context, limit: Limit = 0) -> None:
     """List sessions, oldest first."""
     found = call(context, lambda operator: operator.list_sessions(limit))
@@ -111,24 +121,28 @@ def session_list(context: typer.Context, limit: Limit = 0) -> None:
 
 
 @sessions.command("watch")
+@remote
 def session_watch(context: typer.Context, session_id: str) -> None:
     """Follow a session to its end. Exit code 1 if it did not succeed."""
     _watch_session(context, session_id)
 
 
 @sessions.command("cancel")
+@remote
 def session_cancel(context: typer.Context, session_id: str) -> None:
     """End a session and its job at once."""
     show_one(context, rows.session(call(context, lambda operator: operator.cancel_session(session_id))))
 
 
 @jobs.command("show")
+@remote
 def job_show(context: typer.Context, job_id: str) -> None:
     """One job: who was asked, who is in the aggregate, who was rejected and why."""
-    show_one(context, rows.job(call(context, lambda operator: operator.get_job(job_id))))
+    show_one(context, _job_row(context, call(context, lambda operator: operator.get_job(job_id))))
 
 
 @jobs.command("list")
+@remote
 def job_list(context: typer.Context, session: str = "", limit: Limit = 0) -> None:
     """List jobs, oldest first."""
     found = call(context, lambda operator: operator.list_jobs(session_id=session, limit=limit))
@@ -137,6 +151,7 @@ def job_list(context: typer.Context, session: str = "", limit: Limit = 0) -> Non
 
 
 @jobs.command("watch")
+@remote
 def job_watch(context: typer.Context, job_id: str) -> None:
     """Follow a job to its end. Exit code 1 if it did not succeed."""
     as_json = options(context).as_json
@@ -150,16 +165,22 @@ def job_watch(context: typer.Context, job_id: str) -> None:
                 show_progress(progress, bar, event)
         return job
 
-    job = call(context, follow)
-    show_one(context, rows.job(job))
+    job = call(context, follow, patience=WATCH_PATIENCE_S)
+    show_one(context, _job_row(context, job))
     if job.state != pb.SUCCEEDED:
         raise typer.Exit(JOB_FAILED)
 
 
 @jobs.command("cancel")
+@remote
 def job_cancel(context: typer.Context, job_id: str) -> None:
     """End a job at once."""
-    show_one(context, rows.job(call(context, lambda operator: operator.cancel_job(job_id))))
+    show_one(context, _job_row(context, call(context, lambda operator: operator.cancel_job(job_id))))
+
+
+def _job_row(context: typer.Context, job: pb.Job) -> rows.Row:
+    """People also want to read why, in words."""
+    return rows.job(job, details=not options(context).as_json)
 
 
 def bars(visible: bool, console: Console | None = None) -> Progress:
@@ -191,7 +212,7 @@ def _watch_session(context: typer.Context, session_id: str) -> None:
                     print_json(rows.session(session))
         return session
 
-    session = call(context, follow)
+    session = call(context, follow, patience=WATCH_PATIENCE_S)
     if not as_json:
         show_one(context, rows.session(session))
     if session.state != pb.SUCCEEDED:

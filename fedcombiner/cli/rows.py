@@ -18,8 +18,11 @@ def _time(seconds: float) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
 
 
-def job(record: pb.Job) -> Row:
-    """`model_id` is the model that the job made, `parent_model_id` the one it works on."""
+def job(record: pb.Job, *, details: bool = False) -> Row:
+    """`model_id` is the model that the job made, `parent_model_id` the one it works on.
+
+    With `details`, a rejection or failure also has its explanation for people.
+    """
     return {
         "job_id": record.job_id,
         "session_id": _none(record.session_id),
@@ -31,16 +34,17 @@ def job(record: pb.Job) -> Row:
         "parent_model_id": _none(record.parent_model_id),
         "asked": list(record.asked),
         "accepted": list(record.accepted),
-        "rejected": [_outcome(o) for o in record.rejected],
-        "failed": [_outcome(o) for o in record.failed],
+        "rejected": [_outcome(o, details) for o in record.rejected],
+        "failed": [_outcome(o, details) for o in record.failed],
         "unrecorded": list(record.unrecorded),
         "started_at": _time(record.started_at),
         "ended_at": _time(record.ended_at),
     }
 
 
-def _outcome(record: pb.Outcome) -> Row:
-    return {"client": record.client, "reason": record.reason, "detail": record.detail}
+def _outcome(record: pb.Outcome, details: bool) -> Row:
+    row = {"client": record.client, "reason": record.reason}
+    return {**row, "detail": record.detail} if details and record.detail else row
 
 
 def session(record: pb.Session) -> Row:

@@ -23,7 +23,7 @@ def read_arrays(source: Path | BinaryIO) -> Arrays:
     try:
         with np.load(source, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, EOFError, TypeError, AttributeError) as error:
+    except (ValueError, zipfile.BadZipFile, EOFError, TypeError, AttributeError) as error:
         raise ValueError(f"not a .npz file of arrays: {error}") from error
 
 

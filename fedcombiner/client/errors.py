@@ -63,13 +63,16 @@ class JoinRefused(FailedPrecondition):
 def rpc_errors() -> Iterator[None]:
     """Raise the error that a failed call stands for.
 
-    grpc.aio raises CancelledError for a status CANCELLED that the peer or a proxy sent, and for a channel
-    that was closed under the call. Unless this task itself is being cancelled, that is an outage like others.
+    A status CANCELLED, which the peer or a proxy sent, is an outage like others. grpc.aio may raise it as
+    CancelledError, as it does for a channel that was closed under the call; unless this task itself is being
+    cancelled, that is an outage, too.
     """
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise from_status(error.code(), error.details() or "") from None
+        cancelled = error.code() == grpc.StatusCode.CANCELLED
+        code = grpc.StatusCode.UNAVAILABLE if cancelled else error.code()
+        raise from_status(code, error.details() or "") from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():

@@ -6,7 +6,6 @@ import base64
 import logging
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import grpc
 import httpx
@@ -62,11 +61,12 @@ async def join(
     While there is none yet (203), or discovery is away or overloaded, it is asked again.
 
     Raises:
-        JoinRefused: this client is not wanted (400, 401, and every other 4xx), or the answer makes no sense.
+        JoinRefused: this client is not wanted (400, 401, and every other 4xx), the answer makes no sense, or
+            `discovery` is no http or https URL.
         ServerUnreachable: there was no assignment for `give_up_after` seconds; None: ask for ever.
     """
     headers = {"Authorization": f"Token {token}"} if token else {}
-    proxies = not is_loopback(urlsplit(discovery).hostname or "")
+    proxies = not is_loopback(_host(discovery))
     body = {"client_id": name, "preferred_combiner": preferred_combiner}
     url = f"{discovery.rstrip('/')}/add_client"
     async with httpx.AsyncClient(
@@ -80,10 +80,17 @@ async def join(
                 raise _not_yet(discovery, str(error) or type(error).__name__) from error
             return _read(discovery, response)
 
-        try:
-            return await retry(ask, on=ServerUnreachable, timeout=give_up_after, backoff=backoff)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise JoinRefused(f"{discovery} is not an http or https URL") from error
+        return await retry(ask, on=ServerUnreachable, timeout=give_up_after, backoff=backoff)
+
+
+def _host(discovery: str) -> str:
+    try:
+        url = httpx.URL(discovery)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise JoinRefused(f"{printable(discovery)} is not an http or https URL")
+    return url.host
 
 
 def _read(discovery: str, response: httpx.Response) -> Assignment:

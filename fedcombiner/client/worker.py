@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Answer = fedn_pb2.ModelUpdate | fedn_pb2.ModelValidation
+Outcome = Answer | fedn_pb2.Status
 
 INBOX_SIZE: Final = 100
 _REMEMBERED: Final = 1_000  # answers; by then the round of the oldest is long over
@@ -52,11 +53,11 @@ class Worker:
         self._workload = workload
         self._link = link
         self._inbox: asyncio.Queue[Task] = asyncio.Queue(INBOX_SIZE)
-        self._open: set[str] = set()
+        self._open: set[str] = set()  # in the inbox or being worked on
         self._answers: OrderedDict[str, Answer] = OrderedDict()
 
     async def deliver(self, task: Task) -> None:
-        """Take a task. One that is here already is dropped: its answer will come."""
+        """Take a task. One that is being worked on is dropped: its answer will come."""
         if task.id in self._open:
             return
         if task.id:
@@ -71,24 +72,16 @@ class Worker:
         """Do tasks until cancelled."""
         while True:
             task = await self._inbox.get()
+            outcome = self._answers.get(task.id) or await self._work(task)
+            # From here on the task comes again only if the server wants to hear the outcome again.
+            self._open.discard(task.id)
             try:
-                await self._do(task)
+                await self._report(task, outcome)
             except ServiceError as error:
                 logger.warning("%s: task %s not answered: %s", self._messages.name, task.id, error)
-            finally:
-                self._open.discard(task.id)
 
-    async def _do(self, task: Task) -> None:
-        answer = self._answers.get(task.id)
-        if answer is None:
-            answer = await self._work(task)
-        if answer is not None:
-            self._remember(task, answer)
-            await self._until_answered(partial(self._send, answer))
-            await self._tell(self._messages.completed(task, answer))
-
-    async def _work(self, task: Task) -> Answer | None:
-        """The answer to a task; None if it failed, and then the server knows."""
+    async def _work(self, task: Task) -> Outcome:
+        """The answer to a task, or the status that says that it failed."""
         await self._tell(self._messages.received(task))
         await self._tell(self._messages.started(task))
         try:
@@ -96,9 +89,15 @@ class Worker:
         except Exception as error:  # whatever users' code raises is the end of this task only
             logger.warning("%s: task %s failed", self._messages.name, task.id, exc_info=True)
             # The class alone: the text of an error may quote data, which must not leave this machine.
-            status = self._messages.failed(task, type(error).__name__)
-        await self._until_answered(partial(self._send_status, status))
-        return None
+            return self._messages.failed(task, type(error).__name__)
+
+    async def _report(self, task: Task, outcome: Outcome) -> None:
+        if isinstance(outcome, fedn_pb2.Status):
+            await self._until_answered(partial(self._send_status, outcome))
+            return
+        self._remember(task, outcome)
+        await self._until_answered(partial(self._send, outcome))
+        await self._tell(self._messages.completed(task, outcome))
 
     async def _train(self, task: Task) -> Answer:
         fetch = _Timed(partial(self._fetch, task))

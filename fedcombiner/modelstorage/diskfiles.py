@@ -44,7 +44,7 @@ class Part:
     def append(self, batch: Sequence[memoryview]) -> None:
         for view in batch:
             self._hash.update(view)
-            _write_all(self._descriptor, view)
+            write_all(self._descriptor, view)
             self._size += len(view)
 
     def sync(self) -> None:
@@ -208,13 +208,14 @@ def _write_record(path: Path, info: ObjectInfo) -> None:
     record = {"size": info.size, "sha256": info.sha256, "modified": info.modified.isoformat()}
     descriptor = os.open(path, _NEW_FILE, 0o644)
     try:
-        _write_all(descriptor, memoryview(json.dumps(record).encode()))
+        write_all(descriptor, memoryview(json.dumps(record).encode()))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, view: memoryview) -> None:
+def write_all(descriptor: int, view: memoryview) -> None:
+    """Write the whole of `view`, which `os.write` does not promise."""
     while view:
         view = view[os.write(descriptor, view) :]
 

@@ -5,21 +5,21 @@ and a reader four chunks of 1 MiB.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from fedcombiner.modelstorage.readahead import read_ahead
+from fedcombiner.modelstorage.readahead import read_ahead, read_batches
 from fedcombiner.modelstorage.s3.bucket import PAGE, S3Bucket, S3Location
 from fedcombiner.modelstorage.s3.draft import Draft, read_record
 from fedcombiner.modelstorage.s3.errors import StoreRefused
 from fedcombiner.modelstorage.s3.layout import Record, probe_name, record_key, records_prefix
 from fedcombiner.modelstorage.s3.removal import Removals
-from fedcombiner.modelstorage.s3.source import Download, Source
+from fedcombiner.modelstorage.s3.source import LocalCopy, Source
 from fedcombiner.modelstorage.s3.writer import MinioWriter
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import STORE_AWAY, Kind, ObjectInfo, ObjectKey, ObjectNotFound
@@ -66,9 +66,9 @@ class MinioStore:
         self._started = True
 
     async def close(self) -> None:
+        await self._removals.close()
         self._bucket.close()
         await self._transfers.drain()
-        await self._removals.close()
         await self._calls.run(self._scratch.close)
         self._transfers.close()
         self._calls.close()
@@ -93,14 +93,19 @@ class MinioStore:
         async with self._opening:
             await self._calls.run(self._scratch.open)
         path = self._scratch.path()
-        download = Download(Source(self._bucket, key, 0), path)
-        step = self._transfers.submit(download.step)
+        source = Source(self._bucket, key, 0)
+        copy = LocalCopy(source, path)
+        job = self._transfers.submit(copy.open)
         try:
-            while await self._transfers.result(step):
-                step = self._transfers.submit(download.step)
+            await self._transfers.result(job)
+            async with aclosing(read_batches(self._transfers, source)) as batches:
+                async for chunks in batches:
+                    job = self._transfers.submit(partial(copy.append, chunks))
+                    await self._transfers.result(job)
+            copy.check()
             yield path
         finally:
-            await self._transfers.finish(self._removed(download, step))
+            await self._transfers.finish(self._ended(job, copy.remove))
 
     async def copy(self, source: ObjectKey, target: ObjectKey) -> ObjectInfo:
         record = await self._record(source)
@@ -149,17 +154,13 @@ class MinioStore:
         try:
             return await self._transfers.result(job)
         finally:
-            await self._transfers.finish(_left(target, self._discarded(draft, job)))
+            await self._transfers.finish(_left(target, self._ended(job, draft.discard)))
 
-    async def _discarded(self, draft: Draft, job: "asyncio.Future[ObjectInfo]") -> None:
+    async def _ended(self, job: "asyncio.Future[Any]", cleaning: Callable[[], None]) -> None:
+        """Clean up after the job, which may still be at work."""
         with suppress(ServiceError):
             await self._transfers.result(job)
-        await self._transfers.run(draft.discard)
-
-    async def _removed(self, download: Download, step: "asyncio.Future[bool]") -> None:
-        with suppress(ServiceError):
-            await self._transfers.result(step)
-        await self._transfers.run(download.remove)
+        await self._transfers.run(cleaning)
 
 
 async def _left(key: ObjectKey, cleaning: Coroutine[None, None, None]) -> None:

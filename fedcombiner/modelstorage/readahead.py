@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final, Protocol
 
 from fedcombiner.modelstorage.workers import Workers
@@ -22,12 +22,19 @@ class Source(Protocol):
 
 async def read_ahead(workers: Workers, source: Source) -> AsyncGenerator[bytes, None]:
     """The chunks of `source`, which is closed at the end, however that comes."""
+    async with aclosing(read_batches(workers, source)) as batches:
+        async for chunks in batches:
+            for chunk in chunks:
+                yield chunk
+
+
+async def read_batches(workers: Workers, source: Source) -> AsyncGenerator[Sequence[bytes], None]:
+    """As `read_ahead`, in the batches that are read."""
     ahead = workers.submit(source.read)
     try:
         while chunks := await workers.result(ahead):
             ahead = workers.submit(source.read)
-            for chunk in chunks:
-                yield chunk
+            yield chunks
     finally:
         await workers.finish(_close(workers, source, ahead))
 

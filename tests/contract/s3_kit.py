@@ -1,5 +1,6 @@
 """S3 servers for tests: moto in this process, and MinIO as a child where its binary is."""
 
+import io
 import itertools
 import os
 import shutil
@@ -92,6 +93,9 @@ class Place:
         bucket = self.location.bucket
         names = [str(entry.object_name) for entry in self.client.list_objects(bucket, recursive=True)]
         return [name for name in names if not name.startswith("probe/")] + self.unfinished()
+
+    def overwrite(self, name: str, content: bytes) -> None:
+        self.client.put_object(self.location.bucket, name, io.BytesIO(content), len(content))
 
     def unfinished(self) -> list[str]:
         # MinIO lists the unfinished uploads of a whole name only.

@@ -197,7 +197,7 @@ class Client:
 
         self._beating = asyncio.create_task(beat(), name=f"heart of {self.name}")
 
-    async def upload(self, content: bytes) -> str:
+    async def upload(self, content: bytes | Path) -> str:
         update_id = str(uuid.uuid4())
         await upload(self.link, update_id, content)
         return update_id

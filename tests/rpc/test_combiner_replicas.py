@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
+from combiner.domain.leases import Windows
+from numpy.typing import NDArray
 
 from fedcombiner.client.made_up import MadeUp, one_hot, random_like, to_npz
 from fedcombiner.client.messages import Task
@@ -13,12 +16,12 @@ from fedcombiner.client.simulate import SimulatedFleet
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.rpc.combiner_kit import (
     SHORT,
+    VALIDATION_STREAM,
     WIDTH,
     Connected,
     Gate,
     Replica,
     Stack,
-    Windows,
     bytes_of,
     eventually,
     put_seed,
@@ -68,7 +71,7 @@ async def owner_of(*replicas: Replica) -> Replica:
 async def test_a_killed_owner_changes_no_byte(stack: Stack) -> None:
     """Half of the updates are in, two accepted by the dead owner; the others come through the survivor."""
     one, two = await stack.combiner(windows=SHORT), await stack.combiner(windows=SHORT)
-    parent = {"w": np.zeros(1000, np.float32), "b": np.zeros(7, np.float64)}
+    parent: dict[str, NDArray[Any]] = {"w": np.zeros(1000, np.float32), "b": np.zeros(7, np.float64)}
     seed = await put_seed(one, to_npz(parent))
     content = random_like(parent, seed=3)
 
@@ -204,6 +207,43 @@ async def test_a_paused_owner_that_wakes_up_cannot_commit(stack: Stack) -> None:
         again = await paused.operator.start_job(training(seed))
         for stream in fleet.streams:
             assert (await stream.next()).request.data.count(again) == 1
+
+
+async def test_an_update_recorded_just_before_the_close_is_in_the_aggregate(stack: Stack) -> None:
+    """The owner has decided to close and not done so yet; it has not heard of the update."""
+    gate = Gate("jobs.close")
+    owner = await stack.combiner(gate=gate)
+    seed = await put_seed(owner)
+    async with Connected(owner, 2) as fleet:
+        job_id = await owner.operator.start_job(training(seed, buffer_size=1))
+        await owner_of(owner)
+        other = await stack.combiner()
+        tasks = await fleet.tasks()
+        await fleet.clients[0].train(tasks[0], 0)
+        await gate.until_reached()
+        await other.client("c1").train(tasks[1], 1)
+        gate.open()
+        job = await other.operator.wait_job(job_id)
+    assert (job.state, list(job.rejected)) == (pb.SUCCEEDED, [])
+    assert await weights_of(other, job) == shares(1, 1)
+
+
+async def test_an_answer_recorded_just_before_the_close_counts(stack: Stack) -> None:
+    """Of a validation, whose answers are not judged: the journal alone knows of it."""
+    gate = Gate("jobs.close")
+    owner = await stack.combiner(gate=gate)
+    seed = await put_seed(owner)
+    async with Connected(owner, 1, VALIDATION_STREAM) as fleet:
+        config = training(seed, task="validation", round_timeout=0.5)
+        job_id = await owner.operator.start_job(config)
+        await owner_of(owner)
+        other = await stack.combiner()
+        task = await fleet.streams[0].next()
+        await gate.until_reached()
+        await other.client("c0").validate(task, loss=1.0)
+        gate.open()
+        job = await other.operator.wait_job(job_id)
+    assert (job.state, list(job.accepted)) == (pb.SUCCEEDED, ["c0"])
 
 
 async def test_a_drained_replica_hands_its_work_over_at_once(stack: Stack) -> None:

@@ -113,7 +113,7 @@ async def test_two_streams_on_two_replicas_get_each_task_once(stack: Stack) -> N
         job_id = await one.operator.start_job(training(seed, round_id=str(number)))
         await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED, timeout=20)
         await by_hand(two, "c0", f"after-{number}")
-        got = []
+        got: list[fedn_pb2.TaskRequest] = []
         while len(got) < 2:
             await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED, timeout=20)
             for index, read in enumerate(reads):

@@ -196,6 +196,14 @@ async def test_settings_outlive_the_replica_that_was_told(stack: Stack) -> None:
     await eventually(refuses, "a new replica to read the settings")
 
 
+async def test_settings_of_another_version_are_left_alone(combiner: Replica) -> None:
+    await combiner.state.settings.put({"max_clients": "∞", "of_tomorrow": "1"})
+    await control(combiner, "Configure", max_clients=1)
+    combiner.client("c1").open()
+    await until_streams(combiner, 1)
+    assert await call(combiner, "/grpc.Connector/AcceptingClients") == b""
+
+
 # ---- Control
 
 

@@ -68,6 +68,7 @@ def assert_exact(terms: Sequence[Term], dtype: np.dtype[Any], scratch: Path) -> 
     expected = [rounded(exact_mean(terms, index), dtype) for index in range(result.size)]
     assert result.dtype == dtype
     np.testing.assert_array_equal(result, np.array(expected, dtype))
+    assert result.tobytes() == np.array(expected, dtype).tobytes(), "a zero has the wrong sign"
     return result
 
 
@@ -139,6 +140,15 @@ def test_three_scales_in_all_orders(parent: np.dtype[Any], update: str, tmp_path
     ]
     results = {assert_exact(order, parent, tmp_path).tobytes() for order in itertools.permutations(terms)}
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-45, -1e-45])
+def test_zeros_have_the_sign_of_the_sum_in_all_orders(left: float, tmp_path: Path) -> None:
+    values = [2.0**90, -(2.0**90), 2.0**-20, -(2.0**-20), 3e-45, -3e-45]
+    terms = [(np.array([value], "f4"), 1) for value in values]
+    for order in itertools.permutations(terms):
+        result = mean_of([*order, (np.array([left], "f4"), 1)], np.dtype("f4"), tmp_path)
+        assert result.tobytes() == np.array([np.copysign(0.0, left)], "f4").tobytes()
 
 
 @examples(300)

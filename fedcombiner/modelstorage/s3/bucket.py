@@ -22,7 +22,7 @@ from urllib3 import BaseHTTPResponse
 
 from fedcombiner.modelstorage.s3.errors import StoreRefused, translated
 from fedcombiner.modelstorage.s3.http import pool_manager
-from fedcombiner.modelstorage.store import StoreUnavailable
+from fedcombiner.modelstorage.store import Buffer, StoreUnavailable
 from fedcombiner.servicekit.backoff import Backoff
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class S3Bucket:
                     raise
         raise AssertionError("the delays never end")
 
-    def put(self, name: str, data: bytes | bytearray, *, patience: float | None = None) -> None:
+    def put(self, name: str, data: Buffer, *, patience: float | None = None) -> None:
         self.tried(lambda client: self._put(client, name, data), patience=patience)
 
     def probe(self, name: str) -> None:
@@ -189,9 +189,7 @@ class S3Bucket:
             return client.get_object(self.name, name, offset=offset)
         return None
 
-    def _put(
-        self, client: Minio, name: str, data: bytes | bytearray, headers: DictType | None = None
-    ) -> None:
+    def _put(self, client: Minio, name: str, data: Buffer, headers: DictType | None = None) -> None:
         # Annotated for bytes, but any buffer will do.
         client._put_object(self.name, name, cast(bytes, data), headers)
 

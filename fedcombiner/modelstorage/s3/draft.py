@@ -6,7 +6,7 @@ from fedcombiner.modelstorage.s3.bucket import S3Bucket
 from fedcombiner.modelstorage.s3.errors import StoreRefused
 from fedcombiner.modelstorage.s3.layout import Record, new_data_name, record_name
 from fedcombiner.modelstorage.s3.multipart import MultipartUpload
-from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import Buffer, ObjectInfo, ObjectKey, StoreFull, StoreUnavailable
 
 
 def read_record(bucket: S3Bucket, key: ObjectKey) -> Record | None:
@@ -24,7 +24,7 @@ class Draft:
         self.upload = MultipartUpload(bucket, self._name)
         self._stored = False
 
-    def put(self, data: bytearray) -> None:
+    def put(self, data: Buffer) -> None:
         """All of the data, if it is small."""
         # Marked first: the server may store it and the answer get lost.
         self._stored = True
@@ -46,7 +46,7 @@ class Draft:
             self.upload.copy(source.data, size)
             self.complete()
         else:
-            self.put(bytearray())
+            self.put(b"")
         return self.publish(size, source.info.sha256)
 
     def publish(self, size: int, sha256: str) -> ObjectInfo:

@@ -25,7 +25,7 @@ class _Patient(HTTPConnection):
         if self.sock is None:
             self.connect()
         self.sock.settimeout(SILENCE_S)
-        if not isinstance(data, bytes | bytearray):
+        if not isinstance(data, bytes | bytearray | memoryview):
             super().send(data)
             return
         view = memoryview(data)

@@ -8,7 +8,7 @@ from minio.commonconfig import CopySource
 from minio.datatypes import Part
 
 from fedcombiner.modelstorage.s3.bucket import S3Bucket, passing
-from fedcombiner.modelstorage.store import StoreUnavailable
+from fedcombiner.modelstorage.store import Buffer, StoreUnavailable
 
 MAX_PARTS: Final = 10_000
 _MIN_PART_BYTES: Final = 8 << 20
@@ -34,7 +34,7 @@ class MultipartUpload:
         self._id = ""
         self._beginning = threading.Lock()
 
-    def put(self, number: int, data: bytearray) -> None:
+    def put(self, number: int, data: Buffer) -> None:
         """Put part `number`, counted from 1. All but the last have the same size."""
         self._begin()
         body = cast(bytes, data)  # annotated for bytes, but any buffer will do

@@ -17,6 +17,7 @@ _THREADS: Final = 4
 _MAX_UNDER_WAY: Final = 256
 # MinIO holds a deletion up until those who read the object are done.
 _PATIENCE_S: Final = 60.0
+_GRACE_S: Final = 5.0
 
 
 class Removals:
@@ -42,7 +43,10 @@ class Removals:
             raise error
 
     async def close(self) -> None:
-        """Wait for all deletions under way."""
+        """Wait for all deletions under way; from some seconds on, they try once only."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GRACE_S)
+        self._bucket.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._workers.close()

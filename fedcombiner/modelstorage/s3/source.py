@@ -1,11 +1,13 @@
 """A complete object being read from a bucket: blocking, for worker threads."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from urllib3 import BaseHTTPResponse
 
+from fedcombiner.modelstorage.diskfiles import write_all
 from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
 from fedcombiner.modelstorage.s3.bucket import S3Bucket
 from fedcombiner.modelstorage.s3.draft import read_record
@@ -83,35 +85,30 @@ class Source:
         return response
 
 
-class Download:
-    """A source that is copied into a local file, and checked against its sha256."""
+class LocalCopy:
+    """What a source gives, in a local file, checked against the sha256 of its record."""
 
     def __init__(self, source: Source, path: Path) -> None:
         self._source = source
-        self._path = path
         self._hash = hashlib.sha256()
+        self._path = path
+        self._descriptor = -1
 
-    def step(self) -> bool:
-        """Copy the next few chunks; False when the file is complete.
+    def open(self) -> None:
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
-        Raises:
-            ObjectNotFound: the object does not exist.
-            StoreUnavailable: it cannot be read, or is not what was written.
-        """
-        chunks = self._source.read()
-        with self._path.open("ab") as file:
-            for chunk in chunks:
-                self._hash.update(chunk)
-                file.write(chunk)
-        if not chunks:
-            self._check()
-        return bool(chunks)
+    def append(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            self._hash.update(chunk)
+            write_all(self._descriptor, memoryview(chunk))
 
-    def remove(self) -> None:
-        self._source.close()
-        self._path.unlink(missing_ok=True)
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises StoreUnavailable if what was read to its end is not what was written."""
         info = self._source.record().info
         if self._hash.hexdigest() != info.sha256:
             raise StoreRefused(f"{info.key} is damaged: its sha256 is not the one of its record")
+
+    def remove(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import mmap
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,41 +16,39 @@ from fedcombiner.modelstorage.store import Buffer, ObjectInfo, ObjectKey, Object
 from fedcombiner.modelstorage.workers import Workers
 from fedcombiner.servicekit.errors import ServiceError
 
-_BATCH_BYTES: Final = 2 << 20
+_BATCH_BYTES: Final = 1 << 20
 # Bounds a batch of tiny chunks, each of which costs an object of some hundred bytes.
 _BATCH_CHUNKS: Final = 256
 _PARTS_IN_FLIGHT: Final = 2
 
 
-class _Parts:
-    """Cuts what is written into parts, and hashes the whole. Blocking; one call at a time."""
+class _PartBuffer:
+    """The memory of one part: given back to the system when dropped, not kept by malloc for a thread."""
 
     def __init__(self, size: int) -> None:
-        self._part_size = size
-        self._hash = hashlib.sha256()
-        self.full: deque[bytearray] = deque()
-        self.rest = bytearray()
+        self._memory = memoryview(mmap.mmap(-1, size))
+        self._used = 0
 
-    def append(self, batch: Sequence[memoryview]) -> None:
-        for view in batch:
-            self._hash.update(view)
-            left = view
-            while left:
-                room = self._part_size - len(self.rest)
-                self.rest += left[:room]
-                left = left[room:]
-                if len(self.rest) == self._part_size:
-                    self.full.append(self.rest)
-                    self.rest = bytearray()
+    @property
+    def room(self) -> int:
+        return len(self._memory) - self._used
 
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
+    @property
+    def data(self) -> memoryview:
+        return self._memory[: self._used]
+
+    def append(self, view: memoryview) -> None:
+        self._memory[self._used : self._used + len(view)] = view
+        self._used += len(view)
+
+    def clear(self) -> None:
+        self._used = 0
 
 
 class MinioWriter:
     """An `ObjectWriter`.
 
-    Holds one batch that is collected, one in a thread, a part that is filled and two on their way: 28 MiB
+    Holds one batch that is collected, one in a thread, a part that is filled and two on their way: 26 MiB
     with parts of 8 MiB. When all are full, `write` waits. Whatever is cancelled, no data is lost or doubled.
     """
 
@@ -59,13 +58,16 @@ class MinioWriter:
         self._max_bytes = max_bytes
         self._workers = workers
         self._draft = Draft(bucket, key)
-        self._parts = _Parts(part_size(max_bytes))
+        self._part_size = part_size(max_bytes)
+        self._part = _PartBuffer(self._part_size)
+        self._spare: list[_PartBuffer] = []
+        self._hash = hashlib.sha256()
         self._size = 0
         self._sent = 0
         self._waiting: deque[memoryview] = deque()
         self._waiting_bytes = 0
         self._job: asyncio.Future[Any] | None = None
-        self._flights: deque[asyncio.Future[None]] = deque()
+        self._flights: deque[tuple[asyncio.Future[None], _PartBuffer]] = deque()
 
     async def write(self, data: Buffer) -> None:
         view = memoryview(data).cast("B")
@@ -81,8 +83,8 @@ class MinioWriter:
         while self._waiting:
             await self._hand_over()
         await self._send_full()
-        if self._sent and self._parts.rest:
-            self._send(self._parts.rest)
+        if self._sent and self._part.data:
+            self._send()
         while self._flights:
             await self._land()
         publish = self._job = self._workers.submit(self._publish)
@@ -90,7 +92,7 @@ class MinioWriter:
 
     async def close(self) -> None:
         """Wait for the threads and remove what was not committed."""
-        for job in (self._job, *self._flights):
+        for job in (self._job, *(flight for flight, _ in self._flights)):
             if job:
                 with suppress(ServiceError):
                     await self._workers.result(job)
@@ -102,42 +104,54 @@ class MinioWriter:
 
     async def _hand_over(self) -> None:
         await self._send_full()
-        self._job = self._workers.submit(partial(self._parts.append, self._take()))
+        self._job = self._workers.submit(partial(self._append, self._take()))
 
     def _take(self) -> Sequence[memoryview]:
+        """The next batch, which fits into the part."""
         batch: list[memoryview] = []
-        room = _BATCH_BYTES
+        room = fits = min(_BATCH_BYTES, self._part.room)
         while self._waiting and room and len(batch) < _BATCH_CHUNKS:
             view = self._waiting.popleft()
             batch.append(view[:room])
             if len(view) > room:
                 self._waiting.appendleft(view[room:])
             room -= len(batch[-1])
-        self._waiting_bytes -= _BATCH_BYTES - room
+        self._waiting_bytes -= fits - room
         return batch
 
+    def _append(self, batch: Sequence[memoryview]) -> None:
+        for view in batch:
+            self._hash.update(view)
+            self._part.append(view)
+
     async def _send_full(self) -> None:
-        """After the job, start the parts that it has filled."""
+        """Wait for the job, and send the part if that has filled it."""
         if self._job:
             await self._workers.result(self._job)
-        while self._parts.full:
+        if not self._part.room:
             while len(self._flights) >= _PARTS_IN_FLIGHT:
                 await self._land()
-            self._send(self._parts.full.popleft())
+            self._send()
 
-    def _send(self, part: bytearray) -> None:
+    def _send(self) -> None:
+        part = self._part
         self._sent += 1
-        self._flights.append(self._workers.submit(partial(self._draft.upload.put, self._sent, part)))
+        job = self._workers.submit(partial(self._draft.upload.put, self._sent, part.data))
+        self._flights.append((job, part))
+        self._part = self._spare.pop() if self._spare else _PartBuffer(self._part_size)
 
     async def _land(self) -> None:
-        await self._workers.result(self._flights[0])
+        job, part = self._flights[0]
+        await self._workers.result(job)
         self._flights.popleft()
+        part.clear()
+        self._spare.append(part)
 
     def _publish(self) -> ObjectInfo:
         if not self._sent:
-            self._draft.put(self._parts.rest)
+            self._draft.put(self._part.data)
         elif there := read_record(self._bucket, self._key):
             return there.info
         else:
             self._draft.complete()
-        return self._draft.publish(self._size, self._parts.sha256())
+        return self._draft.publish(self._size, self._hash.hexdigest())

@@ -7,9 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from combiner.ports import Event, Settings
 from combiner.rounds.feed import RESYNC
 from fedcombiner.servicekit.errors import InvalidArgument
+
+log = structlog.get_logger()
 
 MAX_CLIENTS_LIMIT = 1_000_000
 
@@ -44,7 +48,12 @@ class Tuning:
         self.apply(values)
 
     async def load(self) -> None:
-        self.apply(await self.settings.get())
+        """What is not valid here, because another version wrote it, is left as it is."""
+        for key, value in (await self.settings.get()).items():
+            try:
+                self.apply({key: value})
+            except InvalidArgument as error:
+                log.warning("setting ignored", setting=key, reason=str(error))
 
     def apply(self, values: Mapping[str, str]) -> None:
         for key, value in values.items():

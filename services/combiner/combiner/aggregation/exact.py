@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from combiner.aggregation.products import Products
-from combiner.aggregation.rounding import MAX_TOTAL, Divider, mean_of_parts
+from combiner.aggregation.rounding import MAX_TOTAL, Divider, mean_of_many
 from combiner.aggregation.tail import Tail
 from combiner.aggregation.twosum import Doubles, add_in_place
 
@@ -61,17 +61,22 @@ class ExactSum:
                 self._add(start + first, term)
 
     def mean(self, start: int, count: int, total: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The sums of ``count`` elements, divided by the total and correctly rounded to the dtype.
+        """The means of ``count`` elements as a new array; see ``mean_into``."""
+        result = np.empty(count, dtype)
+        self.mean_into(result, start, total)
+        return result
+
+    def mean_into(self, out: NDArray[Any], start: int, total: int) -> None:
+        """Set out (flat) to the sums from ``start`` on, divided by the total and correctly rounded to its
+        dtype.
 
         Ties go to even, also for integers and bool. What lies beyond the dtype's range (possible only when
         the updates' dtypes reach further) becomes its last finite value. A sum of zero gives +0.0.
         """
         if not 1 <= total <= MAX_TOTAL:
             raise ValueError(f"the total weight is {total}, allowed are 1 to {MAX_TOTAL}")
-        result = np.empty(count, dtype)
-        for first, stop in _within_blocks(start, start + count):
-            self._mean(first, stop, total, result[first - start : stop - start])
-        return result
+        for first, stop in _within_blocks(start, start + out.size):
+            self._mean(first, stop, total, out[first - start : stop - start])
 
     def close(self) -> None:
         """Free memory and disk; the sum cannot be used any more."""
@@ -98,7 +103,9 @@ class ExactSum:
         if tail:
             longer = np.flatnonzero(np.logical_or.reduce(tail))
             parts = [self._high[first:stop], self._low[first:stop], *tail]
-            out[longer] = mean_of_parts([part[longer] for part in parts], total, out.dtype)
+            means = np.empty(longer.size, out.dtype)
+            mean_of_many([part[longer] for part in parts], total, means)
+            out[longer] = means
 
 
 def _within_blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:

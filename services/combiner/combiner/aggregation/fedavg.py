@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from combiner.aggregation.exact import BLOCK_ELEMENTS, MAX_WEIGHT, ExactSum
 from combiner.aggregation.rounding import MAX_TOTAL
 from fedcombiner.modelstorage.formats import Block, ModelSpec
@@ -27,6 +29,11 @@ class FedAvg:
         self.num_examples = 0
         self._sum = ExactSum(parent.elements, scratch_dir)
         self._incomplete = False
+
+    @property
+    def tail_bytes(self) -> int:
+        """Disk space used by sums too long for memory."""
+        return self._sum.tail_bytes
 
     def fold(self, update: CheckedUpdate, num_examples: int) -> None:
         """Add one update, whole.
@@ -70,10 +77,14 @@ class FedAvg:
         self._sum.close()
 
     def _means(self) -> Iterator[Block]:
+        # One buffer for all blocks: new arrays of this size would be new pages of memory every time.
+        buffer = np.empty(BLOCK_ELEMENTS)
         for index, (tensor, offset) in enumerate(zip(self.parent.tensors, self.parent.offsets, strict=True)):
             for start in range(0, tensor.elements, BLOCK_ELEMENTS):
                 count = min(BLOCK_ELEMENTS, tensor.elements - start)
-                yield index, start, self._sum.mean(offset + start, count, self.num_examples, tensor.dtype)
+                means = buffer.view(tensor.dtype)[:count]
+                self._sum.mean_into(means, offset + start, self.num_examples)
+                yield index, start, means
 
     def _refuse_if_incomplete(self) -> None:
         if self._incomplete:

@@ -20,6 +20,7 @@ the sum's last place.
 
 _BELOW: Final = 1.0 - 2.0**-50
 _ABOVE: Final = 1.0 + 2.0**-50
+_ERROR_OF_64_PARTS: Final = 2.0**-46
 _TINY: Final = 2.0**-840
 _EXACT_INTEGERS: Final = 2.0**51
 _BEYOND_64_BITS: Final = 2.0**65
@@ -69,6 +70,29 @@ class Divider:
 
     def _differing(self, one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.intp]:
         return np.flatnonzero(np.not_equal(one, other, out=self._differs[: one.size]))
+
+
+def mean_of_many(parts: list[Doubles], total: int, out: NDArray[Any]) -> None:
+    """Set out to the sum of the parts (two at least, at most 64), divided by the total.
+
+    As in ``mean_of_pairs``, most elements need no more than an error interval; for float64 there is none that
+    could settle anything.
+    """
+    if out.dtype == np.float64:
+        out[:] = mean_of_parts(parts, total, out.dtype)
+        return
+    approximation, error = np.zeros(out.size), np.zeros(out.size)
+    for part in parts:
+        approximation += part
+        error += np.abs(part)
+    error *= _ERROR_OF_64_PARTS
+    other = np.empty_like(out)
+    narrow((approximation - error) / float(total), out)
+    narrow((approximation + error) / float(total), other)
+    # Both ends may round to zero, which one tells only the sign of the exact sum.
+    doubtful = np.flatnonzero((out != other) | (np.abs(approximation) <= error))
+    if doubtful.size:
+        out[doubtful] = mean_of_parts([part[doubtful] for part in parts], total, out.dtype)
 
 
 def mean_of_parts(parts: list[Doubles], total: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +31,7 @@ class Tail:
         self._file = -1
         self._slots: dict[tuple[int, int], int] = {}
         self._deposits: dict[tuple[int, int], int] = {}
+        self._reached: set[int] = set()
         self._piece, self._bin = np.empty(block_elements), np.empty(block_elements)
 
     @property
@@ -53,21 +53,19 @@ class Tail:
         zero.
         """
         block, within = divmod(start, self._block)
-        found = [self._load(key, within, np.empty(count)) for key in self._keys(block)]
+        keys = [key for index in range(TOP + 1) if (key := (block, index)) in self._slots]
+        found = [self._load(key, within, np.empty(count)) for key in keys]
         return [values for values in found if values.any()]
 
     def reaches(self, start: int) -> bool:
         """Whether the block of this element has a tail."""
-        return next(self._keys(start // self._block), None) is not None
+        return start // self._block in self._reached
 
     def close(self) -> None:
         """Give the file back; closing again does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def _keys(self, block: int) -> Iterator[tuple[int, int]]:
-        return (key for index in range(TOP + 1) if (key := (block, index)) in self._slots)
 
     def _deposit(self, block: int, index: int, within: int, piece: Doubles) -> None:
         key = (block, index)
@@ -96,6 +94,7 @@ class Tail:
                 self._file = os.dup(file.fileno())
         self._slots[key] = len(self._slots)
         self._deposits[key] = 0
+        self._reached.add(key[0])
         os.ftruncate(self._file, self.nbytes)
 
     def _load(self, key: tuple[int, int], within: int, target: Doubles) -> Doubles:
