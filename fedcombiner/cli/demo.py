@@ -6,8 +6,8 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -60,12 +60,19 @@ async def _stack(server: str | None) -> AsyncIterator[str]:
     if server:
         yield server
         return
+    from fedcombiner.servicekit import logs
+    from fedcombiner.servicekit.lifecycle import Stopped
     from fedcombiner.standalone.app import Standalone, StandaloneSettings
 
+    # The stack's own log would tear the picture apart; what fails it still says.
+    logs.configure("console", "error", "demo")
     with tempfile.TemporaryDirectory(prefix="federated-combiner-", ignore_cleanup_errors=True) as data:
         settings = StandaloneSettings(data_dir=Path(data), port=0, discovery_port=0, metrics_port=0)
-        async with Standalone(settings) as stack:
-            yield stack.address
+        try:
+            async with Standalone(settings) as stack:
+                yield stack.address
+        except Stopped as error:
+            raise DemoFailed(f"the stack stopped: {error}") from None
 
 
 @asynccontextmanager
@@ -144,12 +151,3 @@ def chart(values: list[float]) -> list[str]:
     ]
     numbers = "  ".join(f"{number:2d}" for number in range(1, len(values) + 1))
     return [*lines, f"      +-{'-' * len(numbers)}", f"round   {numbers}"]
-
-
-@contextmanager
-def quiet_logs() -> Iterator[None]:
-    """The stack's own log would tear the picture apart; what fails it still says."""
-    from fedcombiner.servicekit import logs
-
-    logs.configure("console", "error", "demo")
-    yield

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedcombiner.cli import demo as training
 from fedcombiner.cli import resources, storage
 from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail, options
 from fedcombiner.client.errors import ServerUnreachable
@@ -121,24 +122,18 @@ def demo(
     ),
 ) -> None:
     """Train a small network on handwritten digits, with clients whose data never leaves them."""
-    try:
-        from fedcombiner.cli import demo as module
-        from fedcombiner.servicekit.lifecycle import Stopped
-    except ModuleNotFoundError as error:
-        raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
     console = Console(soft_wrap=True)
     server = server or _named_server(context)
     try:
-        with module.quiet_logs():
-            work = module.run(server, rounds=rounds, count=clients, seed=seed, out=out, console=console)
-            accuracy = asyncio.run(work)
+        work = training.run(server, rounds=rounds, count=clients, seed=seed, out=out, console=console)
+        accuracy = asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
     except ServerUnreachable as error:
         raise fail(error.message, UNREACHABLE) from None
-    except (module.DemoFailed, ServiceError, StartupError, Stopped, TimeoutError) as error:
+    except (training.DemoFailed, ServiceError, StartupError, TimeoutError) as error:
         raise fail(str(error), JOB_FAILED) from None
     console.print(f"model: {out}", highlight=False)
     sys.stdout.write(f"final accuracy {accuracy:.3f}\n")

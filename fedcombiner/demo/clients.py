@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
-from functools import partial
 
 from fedcombiner.client import FederatedClient
 from fedcombiner.demo import digits
@@ -51,7 +50,7 @@ async def run(address: str, count: int, seed: int) -> None:
 def main() -> None:
     address, count, seed = sys.argv[1:]
     try:
-        asyncio.run(partial(run, address, int(count), int(seed))())
+        asyncio.run(run(address, int(count), int(seed)))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -33,6 +33,11 @@ class Health:
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, generic_only(server))
 
+    async def ready_on_first_contact(self) -> None:
+        """Mark the process ready when each of its back ends has answered once."""
+        await self.backends.first_contact()
+        self.readiness.mark_ready()
+
     async def start(self) -> None:
         await self._publish()
         self._publisher = asyncio.create_task(self._publish_changes(), name="health publisher")

@@ -162,14 +162,10 @@ class CombinerApp:
         spawn(
             "probe the store", keep_probing(self._objects, partial(check_store, self._store), away=STORE_AWAY)
         )
-        spawn("ready", self._ready())
+        spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
         if self._announcer is not None:
             spawn("announce", self._announcer.run())
-
-    async def _ready(self) -> None:
-        await self._health.backends.first_contact()
-        self._health.readiness.mark_ready()
 
     def _on_event(self, event: Event) -> None:
         if self._tuning.concerns(event):

@@ -67,7 +67,7 @@ async def serve(
         supervisor.spawn(
             "probe the store", keep_probing(backend, partial(check_store, store), away=STORE_AWAY)
         )
-        supervisor.spawn("ready", _ready(health))
+        supervisor.spawn("ready", health.ready_on_first_contact())
         rpc = RpcServer(server, grace=settings.drain_seconds)
         await lifecycle.start("rpc", rpc, stop_seconds=settings.drain_seconds + 5)
         lifecycle.on_stop("readiness", partial(_drain, health))
@@ -78,8 +78,3 @@ async def serve(
 async def _drain(health: Health) -> None:
     """First of all: whoever looks at readiness sends new calls elsewhere while those under way end."""
     health.readiness.mark_draining()
-
-
-async def _ready(health: Health) -> None:
-    await health.backends.first_contact()
-    health.readiness.mark_ready()
