@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -206,7 +205,6 @@ def test_the_demo_is_not_sent_to_a_server_of_the_environment(monkeypatch: pytest
         return 0.95
 
     monkeypatch.setattr(demo, "run", run)
-    monkeypatch.setattr(demo, "quiet_logs", nullcontext)
     environment = {"COMBINER_SERVER": "a:1"}
     for words in (["demo"], ["--server", "b:2", "demo"], ["demo", "--server", "c:3"]):
         result = CliRunner().invoke(app, words, env=environment)
