@@ -178,7 +178,7 @@ async def test_memory_is_some_parts_whatever_the_size(minio: str, tmp_path: Path
     expected = hashlib.sha256()
     for number in range(300):
         expected.update(number.to_bytes(4, "big") * (CHUNK_SIZE // 4))
-    for work, limit in (("write", 32 << 20), ("read", 16 << 20), ("local_file", 16 << 20)):
+    for work, limit in (("write", 32 << 20), ("read", 24 << 20), ("local_file", 24 << 20)):
         child = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-c", CHILD, *arguments, work, "300"],
