@@ -72,16 +72,26 @@ def serve(
     ] = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """The whole stack in this process, in the foreground, for real clients."""
+    """The whole stack in this process, in the foreground, for real clients.
+
+    Models are kept in the data directory, or where STORE and MINIO_... say (docs/storage.md).
+    """
     try:
+        from modelstore.settings import ModelstoreSettings
+
         from fedcombiner.modelstorage.memory import keep_freed_chunks
         from fedcombiner.servicekit import logs
         from fedcombiner.servicekit.lifecycle import Stop, run
+        from fedcombiner.servicekit.settings import InvalidSettings
         from fedcombiner.standalone.app import Standalone, StandaloneSettings
     except ModuleNotFoundError as error:
         raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
     if log_level not in ("debug", "info", "warning", "error"):
         raise fail(f"--log-level {log_level}: must be debug, info, warning or error", USAGE)
+    try:
+        models = ModelstoreSettings.load(data=data / "models", scratch=data / "scratch")
+    except InvalidSettings as error:
+        raise fail(str(error), USAGE) from None
     settings = StandaloneSettings(
         data_dir=data,
         host=host,
@@ -90,6 +100,7 @@ def serve(
         metrics_port=metrics_port,
         redis_url=redis or None,
         advertise=advertise,
+        modelstore=models,
     )
 
     async def main(stop: Stop) -> None:

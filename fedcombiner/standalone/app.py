@@ -1,7 +1,7 @@
 """The whole stack in one process: composition only; no service knows that it runs here.
 
 gRPC of the combiner and the modelstore on one port, discovery on another, metrics and health on a third; an
-embedded Redis unless another one is named, and models on the local disk.
+embedded Redis unless another one is named, and models on the local disk unless the settings say otherwise.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from modelstore.app import build_servicer
 from modelstore.settings import ModelstoreSettings
 from pydantic import BaseModel, ConfigDict
 
-from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.store import ModelStore
+from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
@@ -37,7 +37,11 @@ log = structlog.get_logger()
 
 
 class StandaloneSettings(BaseModel):
-    """Ports of 0 are any free ones. `data_dir` keeps everything: `redis/`, `models/`, `scratch/`."""
+    """Ports of 0 are any free ones. `data_dir` keeps everything: `redis/`, `models/`, `scratch/`.
+
+    `modelstore` says where models are and how large they may be, its ports aside; None: on the disk in
+    `data_dir`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +52,13 @@ class StandaloneSettings(BaseModel):
     metrics_port: int = 9464
     redis_url: str | None = None
     advertise: str = ""
+    modelstore: ModelstoreSettings | None = None
+
+    @property
+    def models(self) -> ModelstoreSettings:
+        return self.modelstore or ModelstoreSettings(
+            data=self.data_dir / "models", scratch=self.data_dir / "scratch"
+        )
 
 
 class Standalone:
@@ -97,7 +108,7 @@ class Standalone:
         self.discovery_url = f"http://{settings.host}:{public.port}"
         shared = RedisState(await self._redis_url(lifecycle))
         lifecycle.on_stop("state", shared.aclose)
-        store = DiskStore(settings.data_dir / "models")
+        store = make_store(settings.models)
         lifecycle.on_stop("store", store.close)
         combiner = CombinerApp(
             self._combiner_settings(), replica_name(), shared, store, metrics, health, supervisor
@@ -131,11 +142,13 @@ class Standalone:
 
     def _combiner_settings(self) -> CombinerSettings:
         return CombinerSettings(
-            data=self._settings.data_dir / "models",
-            scratch=self._settings.data_dir / "scratch",
+            scratch=self._settings.models.scratch,
             advertise=self._settings.advertise or self.address,
             discovery_url=self.discovery_url,
         )
 
     def _servicers(self, combiner: CombinerApp, store: ModelStore, metrics: Metrics) -> Mapping[str, object]:
-        return {**combiner.servicers, "ModelService": build_servicer(ModelstoreSettings(), store, metrics)}
+        return {
+            **combiner.servicers,
+            "ModelService": build_servicer(self._settings.models, store, metrics),
+        }

@@ -69,6 +69,12 @@ def test_usage_errors_exit_with_2_and_name_what_is_wrong(
     assert result.stdout == ""
 
 
+def test_serve_says_what_is_wrong_with_the_settings_of_its_store() -> None:
+    result = CliRunner().invoke(app, ["serve"], env={"STORE": "minio", "MINIO_URL": "minio:9000"})
+    assert result.exit_code == USAGE
+    assert "MINIO_URL='minio:9000'" in result.stderr
+
+
 def test_the_version(command: Callable[..., Result]) -> None:
     result = command("--version")
     assert (result.exit_code, result.stdout) == (0, f"combiner {__version__}\n")
