@@ -92,7 +92,7 @@ class ModelServiceServicer:
         self._backoff = Backoff()
 
     @raw_messages
-    async def Upload(self, _requests: object, context: _Context) -> bytes:
+    async def Upload(self, request_iterator: object, context: _Context) -> bytes:
         # The slot comes before the first message: whoever waits for one must not hold a chunk.
         async with self.slots:
             protocol = UploadProtocol()
@@ -113,6 +113,13 @@ class ModelServiceServicer:
             found = await self._send_from_anywhere(model_id, context)
             await self._in_time(context.write(encode_response(model_id, OK if found else FAILED)))
 
+    async def find(self, model_id: str) -> ObjectInfo | None:
+        """The complete object that a Download of this id sends; None if there is none, or it is no id."""
+        for key in _places(model_id):
+            if info := await self._retried(partial(self._store.head, key)):
+                return info
+        return None
+
     async def _receive(self, protocol: UploadProtocol, context: _Context) -> Buffer | None:
         message = await self._in_time(context.read())
         if not isinstance(message, bytes):  # grpc.aio.EOF
@@ -128,11 +135,7 @@ class ModelServiceServicer:
         return await stack.enter_async_context(self._store.writer(key, max_bytes=self._limits.max_bytes))
 
     async def _send_from_anywhere(self, model_id: str, context: _Context) -> bool:
-        try:
-            keys = ObjectKey("models", model_id), ObjectKey("uploads", model_id)
-        except InvalidArgument:
-            return False
-        for key in keys:
+        for key in _places(model_id):
             try:
                 await self._send(key, context)
             except ObjectNotFound:
@@ -175,6 +178,14 @@ class ModelServiceServicer:
                 return await peer
         except TimeoutError:
             raise Unavailable(f"no progress for {self._limits.idle_timeout:g} s") from None
+
+
+def _places(model_id: str) -> tuple[ObjectKey, ...]:
+    """Where a model of this id may be; nowhere if it is no id."""
+    try:
+        return ObjectKey("models", model_id), ObjectKey("uploads", model_id)
+    except InvalidArgument:
+        return ()
 
 
 class _Unneeded:

@@ -46,6 +46,7 @@ from fedcombiner.wire.registry import add_services, service_names
 log = structlog.get_logger()
 
 Started = Callable[[int, int], None]
+Services = Callable[["CombinerApp"], Mapping[str, object]]
 # FEDn's clients cannot live with INTERNAL on these; a bug there is UNAVAILABLE to them.
 CLIENT_SERVICES = tuple(
     f"{package}.{service}"
@@ -73,8 +74,8 @@ class CombinerApp:
         supervisor: Supervisor,
         windows: Windows = DEFAULT_WINDOWS,
     ) -> None:
-        self._shared = shared
-        self._store = store
+        self.shared = shared
+        self.store = store
         self._health = health
         self._supervisor = supervisor
         self._redis = health.backends.register("redis")
@@ -94,7 +95,8 @@ class CombinerApp:
             update_hold_s=settings.update_hold_seconds,
             answer_hold_s=settings.answer_hold_seconds,
         )
-        self._tuning = Tuning(shared.settings, settings.max_clients)
+        self.tuning = Tuning(shared.settings, settings.max_clients)
+        self.catalog = Catalog(shared.models, store)
         self._workshop = Workshop(self._scratch.directory, settings.fold_slots)
         tools = Tools(shared, store, self.feed, SharedClock(shared.log), self._workshop, guard, meter)
         self._worker = Worker(
@@ -110,14 +112,12 @@ class CombinerApp:
         self._watch(meter)
 
     def _servicers(self, settings: CombinerSettings, windows: Windows) -> Mapping[str, object]:
-        shared = self._shared
-        catalog = Catalog(shared.models, self._store)
+        shared = self.shared
+        catalog = self.catalog
         return {
-            "Connector": ConnectorServicer(
-                self.beats, self.statuses, self.inbox, shared.roster, self._tuning
-            ),
+            "Connector": ConnectorServicer(self.beats, self.statuses, self.inbox, shared.roster, self.tuning),
             "Combiner": CombinerServicer(settings.name, self.hub, self.inbox, shared.tasks),
-            "Control": ControlServicer(settings.name, shared, catalog, self._tuning),
+            "Control": ControlServicer(settings.name, shared, catalog, self.tuning),
             "Reducer": ReducerServicer(settings.name, shared),
             "Jobs": JobsServicer(shared, self.feed),
             "Sessions": SessionsServicer(shared, self.feed, catalog),
@@ -158,9 +158,9 @@ class CombinerApp:
         spawn("streams", self.hub.run())
         spawn("heartbeats", self.beats.run())
         spawn("statuses", self.statuses.run())
-        spawn("probe Redis", keep_probing(self._redis, self._shared.log.now_ms, away=StateUnavailable))
+        spawn("probe Redis", keep_probing(self._redis, self.shared.log.now_ms, away=StateUnavailable))
         spawn(
-            "probe the store", keep_probing(self._objects, partial(check_store, self._store), away=STORE_AWAY)
+            "probe the store", keep_probing(self._objects, partial(check_store, self.store), away=STORE_AWAY)
         )
         spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
@@ -168,12 +168,12 @@ class CombinerApp:
             spawn("announce", self._announcer.run())
 
     def _on_event(self, event: Event) -> None:
-        if self._tuning.concerns(event):
+        if self.tuning.concerns(event):
             self._supervisor.spawn("load settings", self._load_tuning())
 
     async def _load_tuning(self) -> None:
         try:
-            await self._tuning.load()
+            await self.tuning.load()
         except StateUnavailable as error:
             log.warning("settings could not be read; the old ones stay", error=str(error))
 
@@ -204,9 +204,14 @@ def _announcer(settings: CombinerSettings) -> Announcer | None:
 
 
 async def serve(
-    settings: CombinerSettings, stop: Stop, started: Started = lambda _port, _metrics_port: None
+    settings: CombinerSettings,
+    stop: Stop,
+    started: Started = lambda _port, _metrics_port: None,
+    services: Services = lambda app: app.servicers,
 ) -> None:
     """Run a combiner until the stop. `started` is told its ports as soon as it takes calls.
+
+    `services` chooses what is served, by the names of the services; it is called once, in the running loop.
 
     Raises:
         StartupError: a port is taken, or a setting cannot be.
@@ -219,9 +224,10 @@ async def serve(
     store = make_store(settings)
     app = CombinerApp(settings, replica_name(), shared, store, metrics, health, supervisor)
     server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
-    add_services(server, app.servicers)
+    servicers = services(app)
+    add_services(server, servicers)
     health.add_to(server)
-    add_reflection(server, service_names(app.servicers))
+    add_reflection(server, service_names(servicers))
     sections = {"combiner": app.status}
     operations = operations_app(
         service="combiner", version=__version__, metrics=metrics, health=health, sections=sections

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import grpc.aio
 
@@ -12,6 +12,9 @@ from fedcombiner.wire.eras import identity
 from fedcombiner.wire.pb import fedn_pb2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+IN_PROCESS: Final = cast(Context, None)
+"""The context of a handler that this process calls itself: none of ours looks at it."""
 
 NAME_MAX = 256
 # A refused stream is held this long: FEDn's clients come back at once, up to a thousand times a second.

@@ -15,7 +15,7 @@ from combiner.statuses import Statuses
 from combiner.tuning import Tuning
 from fedcombiner.wire.eras import era_of_sender
 from fedcombiner.wire.pb import fedn_pb2
-from fedcombiner.wire.registry import with_package
+from fedcombiner.wire.registry import OLD_PACKAGE, with_package
 
 log = structlog.get_logger()
 
@@ -38,24 +38,26 @@ class ConnectorServicer:
 
     @with_package
     async def SendHeartbeat(
-        self, request: fedn_pb2.Heartbeat, context: Context, package: str
+        self, heartbeat: fedn_pb2.Heartbeat, context: Context, package: str = OLD_PACKAGE
     ) -> fedn_pb2.Response:
         """From memory: never waits for a back end."""
-        name = client_name(request.sender)
+        name = client_name(heartbeat.sender)
         if name:
-            self._beats.note(name, era_of_sender(package, request.sender).name)
-        return fedn_pb2.Response(sender=request.sender, response="Heartbeat received")
+            self._beats.note(name, era_of_sender(package, heartbeat.sender).name)
+        return fedn_pb2.Response(sender=heartbeat.sender, response="Heartbeat received")
 
     @with_package
-    async def SendStatus(self, request: fedn_pb2.Status, context: Context, package: str) -> fedn_pb2.Response:
+    async def SendStatus(
+        self, status: fedn_pb2.Status, context: Context, package: str = OLD_PACKAGE
+    ) -> fedn_pb2.Response:
         """Kept in a bounded log; a warning about a task says that its client has failed. Never fails."""
-        name = client_name(request.sender)
-        era = era_of_sender(package, request.sender)
-        self._statuses.note(name, request, era)
-        if name and era.is_warning(request.log_level) and request.data:
-            ref = parse_failure(request.data)
+        name = client_name(status.sender)
+        era = era_of_sender(package, status.sender)
+        self._statuses.note(name, status, era)
+        if name and era.is_warning(status.log_level) and status.data:
+            ref = parse_failure(status.data)
             if ref.task_id or ref.job_id:
-                await self._inbox.failure(name, ref, request.status[:200])
+                await self._inbox.failure(name, ref, status.status[:200])
         return fedn_pb2.Response(response="Status received.")
 
     async def ListActiveClients(

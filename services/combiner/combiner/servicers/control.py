@@ -34,10 +34,10 @@ class ControlServicer:
         self._catalog = catalog
         self._tuning = tuning
 
-    async def Start(self, request: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ControlResponse:
+    async def Start(self, control: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ControlResponse:
         """Queue a job. A config that cannot run is refused here, naming the key."""
         try:
-            config = RoundConfig.parse(parameters(request))
+            config = RoundConfig.parse(parameters(control))
         except ConfigError as error:
             raise config_error(error) from error
         try:
@@ -60,13 +60,13 @@ class ControlServicer:
         log.info("job queued", job_id=job_id, kind=config.task, round_id=config.round_id)
         return _response("", {"job_id": job_id})
 
-    async def Stop(self, request: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ControlResponse:
+    async def Stop(self, control: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ControlResponse:
         """Cancel every open job, or the one that the parameter `job_id` names, and say how many.
 
         Sessions go on: cancel a session to end all of its jobs (a cancelled job is a failed round to its
         session).
         """
-        given = parameters(request)
+        given = parameters(control)
         for key in given:
             if key != "job_id":
                 raise InvalidArgument("parameter", key, "job_id")
@@ -94,16 +94,16 @@ class ControlServicer:
         ended = await self._shared.jobs.cancel(job.job_id, "cancelled by Control.Stop")
         return ended is not None and ended.state is State.CANCELLED
 
-    async def Configure(self, request: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ReportResponse:
+    async def Configure(self, control: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ReportResponse:
         """Set known settings, for all replicas; anything else is refused."""
         try:
-            await self._tuning.put(parameters(request))
+            await self._tuning.put(parameters(control))
         except StateUnavailable as error:
             raise redis_away(error) from error
         return fedn_pb2.ReportResponse()
 
     async def FlushAggregationQueue(
-        self, request: fedn_pb2.ControlRequest, context: Context
+        self, control: fedn_pb2.ControlRequest, context: Context
     ) -> fedn_pb2.ControlResponse:
         """Answered as FEDn does.
 
@@ -112,17 +112,17 @@ class ControlServicer:
         return fedn_pb2.ControlResponse(message="Success")
 
     async def SetAggregator(
-        self, request: fedn_pb2.ControlRequest, context: Context
+        self, control: fedn_pb2.ControlRequest, context: Context
     ) -> fedn_pb2.ControlResponse:
         """The operator's configuration chooses the aggregator of each round; the one there is may be
         named.
         """
-        name = parameters(request).get("aggregator", "")
+        name = parameters(control).get("aggregator", "")
         if name != "fedavg":
             raise InvalidArgument("aggregator", name, "fedavg")
         return fedn_pb2.ControlResponse(message="Success")
 
-    async def Report(self, request: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ReportResponse:
+    async def Report(self, control: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ReportResponse:
         """FEDn's eight keys, in its order, as text."""
         try:
             trainers = await self._shared.roster.active(View.TRAINING)

@@ -22,7 +22,7 @@ from fedcombiner.servicekit.errors import NotFound, Unavailable
 from fedcombiner.wire import eras
 from fedcombiner.wire.eras import Era, era_of_subscription
 from fedcombiner.wire.pb import fedn_pb2
-from fedcombiner.wire.registry import with_package
+from fedcombiner.wire.registry import OLD_PACKAGE, with_package
 
 log = structlog.get_logger()
 
@@ -34,7 +34,10 @@ TYPE_OF_KIND = {
 
 
 class CombinerServicer:
-    """`name` is how the combiner signs its messages."""
+    """`name` is how the combiner signs its messages.
+
+    Parameters have the names of FEDn's documentation, also where a request is called a response there.
+    """
 
     def __init__(self, name: str, hub: StreamHub, inbox: Inbox, tasks: Tasks) -> None:
         self._name = name
@@ -46,25 +49,25 @@ class CombinerServicer:
 
     @with_package
     async def ModelUpdateRequestStream(
-        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
+        self, response: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
-        era = era_of_subscription(package, "ModelUpdateRequestStream", request.sender)
-        async with aclosing(self._stream(request, View.TRAINING, era)) as tasks:
+        era = era_of_subscription(package, "ModelUpdateRequestStream", response.sender)
+        async with aclosing(self._stream(response, View.TRAINING, era)) as tasks:
             async for task in tasks:
                 yield self._request(task, era)
 
     @with_package
     async def ModelValidationRequestStream(
-        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
+        self, response: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.ModelValidationRequest]:
-        era = era_of_subscription(package, "ModelValidationRequestStream", request.sender)
-        async with aclosing(self._stream(request, View.VALIDATION, era)) as tasks:
+        era = era_of_subscription(package, "ModelValidationRequestStream", response.sender)
+        async with aclosing(self._stream(response, View.VALIDATION, era)) as tasks:
             async for task in tasks:
                 yield self._validation_request(task, era)
 
     @with_package
     async def TaskStream(
-        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str
+        self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
         era = era_of_subscription(package, "TaskStream", request.sender)
         async with aclosing(self._stream(request, View.ALL, era)) as tasks:
@@ -88,14 +91,14 @@ class CombinerServicer:
                 yield task
 
     async def ModelUpdateStream(
-        self, request: fedn_pb2.ClientAvailableMessage, context: Context
+        self, update: fedn_pb2.ClientAvailableMessage, context: Context
     ) -> AsyncIterator[fedn_pb2.ModelUpdate]:
         """Part of FEDn's interface; nothing was ever sent on it. Open until the caller leaves or we drain."""
         async for _ in self._hub.idle():
             yield fedn_pb2.ModelUpdate()
 
     async def ModelValidationStream(
-        self, request: fedn_pb2.ClientAvailableMessage, context: Context
+        self, update: fedn_pb2.ClientAvailableMessage, context: Context
     ) -> AsyncIterator[fedn_pb2.ModelValidation]:
         """As `ModelUpdateStream`."""
         async for _ in self._hub.idle():
