@@ -53,7 +53,7 @@ proto-check: proto ## the checked-in stubs are what proto/ says
 	@git diff --exit-code --stat -- $(PB) || { echo "the stubs are not current: run make proto and commit"; exit 1; }
 
 lock: $(STAMP) ## pin requirements/*.lock anew
-	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
 
 bench: $(STAMP) ## measure rounds and transfers on this machine, with ratios in one run

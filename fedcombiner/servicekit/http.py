@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from fedcombiner.servicekit.binding import BindError, listen
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.metrics import Metrics
+from fedcombiner.servicekit.tls import IdentityInFiles, server_context
 
 STOP_SECONDS: Final = 2
 
@@ -24,10 +25,18 @@ Section = Callable[[], object]
 class HttpServer:
     """An ASGI application on a port, as a component: started and stopped by us, deaf to signals.
 
-    `port` is the real one after the start, also when 0 was asked for.
+    `port` is the real one after the start, also when 0 was asked for. With an `identity` it speaks https.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, setting: str = "PORT") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        setting: str = "PORT",
+        identity: IdentityInFiles | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self._setting = setting
@@ -42,6 +51,7 @@ class HttpServer:
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         config.load()
+        config.ssl = None if identity is None else server_context(identity)
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
 

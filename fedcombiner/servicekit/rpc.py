@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from fedcombiner.servicekit.binding import BindError, probe
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
+from fedcombiner.servicekit.tls import ServerIdentity, server_credentials
 
 MIB: Final = 1 << 20
 # The largest chunk of a model, and room for the fields and the framing around it.
@@ -79,16 +80,19 @@ def bind(
     port: int,
     *,
     setting: str = "PORT",
-    credentials: grpc.ServerCredentials | None = None,
+    identity: ServerIdentity | None = None,
 ) -> int:
-    """Open the port (0: any free one) and return its number. Raises BindError naming the `setting`."""
+    """Open the port (0: any free one) and return its number: TLS with an identity, else plaintext.
+
+    Raises BindError naming the `setting`.
+    """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         # gRPC does not say why it cannot listen, and is content with one of several addresses of a name.
         probe(host, port)
-        if credentials is None:
+        if identity is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, server_credentials(identity))
     except (OSError, RuntimeError) as error:
         raise BindError(host, port, setting, error) from None
 

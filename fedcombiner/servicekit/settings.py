@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -47,6 +47,18 @@ class ServiceSettings(BaseSettings):
     drain_seconds: Seconds = Field(
         10.0, description="seconds that requests under way may take after SIGTERM, more than 0, at most 86400"
     )
+    tls_cert_file: Path | None = Field(
+        None, description="PEM file of the server's certificate and those that signed it; unset: no TLS"
+    )
+    tls_key_file: Path | None = Field(
+        None, description="PEM file of the private key that fits TLS_CERT_FILE, without a passphrase"
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_complete(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE are needed together")
+        return self
 
     @classmethod
     def settings_customise_sources(

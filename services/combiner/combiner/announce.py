@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -54,6 +55,8 @@ class Answer:
 class Announcer:
     """Announces one combiner, whose clients reach it at `advertise` (HOST:PORT), to the discovery at `url`.
 
+    `secure`: clients reach it over TLS. `trust`: whom to believe at an https `url`; public authorities if None.
+
     Raises:
         StartupError: `advertise` is no HOST:PORT.
     """
@@ -66,6 +69,7 @@ class Announcer:
         *,
         token: str = "",
         secure: bool = False,
+        trust: ssl.SSLContext | None = None,
         fqdn: str | None = None,
         interval: float = INTERVAL_S,
         retries: Backoff = RETRIES,
@@ -80,6 +84,7 @@ class Announcer:
             "secure_grpc": secure,
         }
         self._headers = {"Authorization": f"Token {token}"} if token else {}
+        self._trust = trust
         self._interval = interval
         self._retries = retries
         self.last: Answer | None = None
@@ -103,7 +108,11 @@ class Announcer:
     def _client(self) -> httpx.AsyncClient:
         # Only mains read the environment, so no proxies from there.
         return httpx.AsyncClient(
-            headers=self._headers, timeout=TIMEOUT_S, follow_redirects=True, trust_env=False
+            headers=self._headers,
+            timeout=TIMEOUT_S,
+            follow_redirects=True,
+            trust_env=False,
+            verify=True if self._trust is None else self._trust,
         )
 
     async def _attempt(self, http: httpx.AsyncClient) -> Answer:

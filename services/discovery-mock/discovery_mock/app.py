@@ -31,6 +31,7 @@ from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.tls import load_identity
 from fedcombiner.version import __version__
 
 log = structlog.get_logger(__name__)
@@ -159,9 +160,10 @@ async def serve(
     """Run a discovery until the stop. `started` is told its ports as soon as it answers.
 
     Raises:
-        StartupError: a port is taken.
+        StartupError: a port is taken, or a setting cannot be.
     """
     metrics = Metrics()
+    identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
     health = Health(metrics)
     discovery = DiscoveryApp(settings, metrics)
     operations = operations_app(
@@ -171,7 +173,7 @@ async def serve(
         health=health,
         sections={"discovery": discovery.status},
     )
-    public = HttpServer(discovery.app, settings.host, settings.port)
+    public = HttpServer(discovery.app, settings.host, settings.port, identity=identity)
     private = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
     async with Lifecycle(stop) as lifecycle:
         await lifecycle.start("loop lag", LoopLag(metrics))

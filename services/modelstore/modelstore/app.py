@@ -12,6 +12,7 @@ from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.probe import keep_probing
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
+from fedcombiner.servicekit.tls import load_identity
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
 from modelstore.settings import ModelstoreSettings
@@ -42,9 +43,10 @@ async def serve(
     """Run a modelstore until the stop. `started` is told its ports as soon as it takes calls.
 
     Raises:
-        StartupError: a port is taken.
+        StartupError: a port is taken, or a setting cannot be.
     """
     metrics = Metrics()
+    identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
     health = Health(metrics)
     supervisor = Supervisor(stop)
     backend = health.backends.register("store")
@@ -58,7 +60,7 @@ async def serve(
     operations = operations_app(service="modelstore", version=__version__, metrics=metrics, health=health)
     http = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
     async with Lifecycle(stop) as lifecycle:
-        port = bind(server, settings.host, settings.port)
+        port = bind(server, settings.host, settings.port, identity=identity)
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
         await lifecycle.start("operations", http)
