@@ -70,6 +70,13 @@ def serve(
     advertise: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where clients reach this server.")
     ] = "",
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="TLS_CERT_FILE", metavar="FILE", help="Serve TLS: certificate, PEM."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="TLS_KEY_FILE", metavar="FILE", help="Its private key, PEM.")
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """The whole stack in this process, in the foreground, for real clients.
@@ -89,7 +96,9 @@ def serve(
     if log_level not in ("debug", "info", "warning", "error"):
         raise fail(f"--log-level {log_level}: must be debug, info, warning or error", USAGE)
     try:
-        models = ModelstoreSettings.load(data=data / "models", scratch=data / "scratch")
+        models = ModelstoreSettings.load(
+            data=data / "models", scratch=data / "scratch", tls_cert_file=tls_cert, tls_key_file=tls_key
+        )
     except InvalidSettings as error:
         raise fail(str(error), USAGE) from None
     settings = StandaloneSettings(

@@ -37,6 +37,7 @@ class ServerIdentity:
 
     def __init__(self, pair: KeyPair) -> None:
         self._pair = pair
+        self._followers: list[Callable[[KeyPair], None]] = []
         _log_pair("TLS certificate loaded", pair)
 
     def pair(self) -> KeyPair:
@@ -48,6 +49,12 @@ class ServerIdentity:
         if (pair.certificate, pair.key) != (self._pair.certificate, self._pair.key):
             self._pair = pair
             _log_pair("TLS certificate renewed", pair)
+            for follow in self._followers:
+                follow(pair)
+
+    def follow(self, on_renewal: Callable[[KeyPair], None]) -> None:
+        """Call `on_renewal` with each new pair before anybody is shown it, in whatever thread that is."""
+        self._followers.append(on_renewal)
 
 
 class IdentityInFiles(ServerIdentity):
@@ -157,9 +164,15 @@ def trust_context(authorities: Path | None, setting: str) -> ssl.SSLContext:
 
 def pinned_context(identity: ServerIdentity) -> ssl.SSLContext:
     """For calls to the server that has this identity, at whatever address: it alone is trusted."""
-    context = ssl.create_default_context(cadata=identity.pair().certificate.decode("ascii"))
+
+    def trust(pair: KeyPair) -> None:
+        context.load_verify_locations(cadata=pair.certificate.decode("ascii"))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.check_hostname = False
+    trust(identity.pair())
+    identity.follow(trust)
     return context
 
 

@@ -29,6 +29,7 @@ from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
+from fedcombiner.servicekit.tls import load_identity, pinned_context
 from fedcombiner.standalone.redis_child import RedisChild
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
@@ -40,7 +41,7 @@ class StandaloneSettings(BaseModel):
     """Ports of 0 are any free ones. `data_dir` keeps everything: `redis/`, `models/`, `scratch/`.
 
     `modelstore` says where models are and how large they may be, its ports aside; None: on the disk in
-    `data_dir`.
+    `data_dir`. Its TLS files are for both ports of clients.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,21 +98,36 @@ class Standalone:
         metrics = Metrics()
         health = Health(metrics)
         supervisor = Supervisor(self._stop)
+        identity = load_identity(settings.models.tls_cert_file, settings.models.tls_key_file, metrics)
         server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
-        port = bind(server, settings.host, settings.port)
+        port = bind(server, settings.host, settings.port, identity=identity)
         self.address = f"{settings.host}:{port}"
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
         discovery = DiscoveryApp(DiscoverySettings(), metrics)
-        public = HttpServer(discovery.app, settings.host, settings.discovery_port, setting="DISCOVERY_PORT")
+        public = HttpServer(
+            discovery.app,
+            settings.host,
+            settings.discovery_port,
+            setting="DISCOVERY_PORT",
+            identity=identity,
+        )
         await lifecycle.start("discovery", public)
-        self.discovery_url = f"http://{settings.host}:{public.port}"
+        self.discovery_url = f"{'http' if identity is None else 'https'}://{settings.host}:{public.port}"
         shared = RedisState(await self._redis_url(lifecycle))
         lifecycle.on_stop("state", shared.aclose)
         store = make_store(settings.models)
         lifecycle.on_stop("store", store.close)
         combiner = CombinerApp(
-            self._combiner_settings(), replica_name(), shared, store, metrics, health, supervisor
+            self._combiner_settings(),
+            replica_name(),
+            shared,
+            store,
+            metrics,
+            health,
+            supervisor,
+            # Its certificate need not be for the address that we listen on.
+            discovery_trust=None if identity is None else pinned_context(identity),
         )
         servicers = self._servicers(combiner, store, metrics)
         add_services(server, servicers)
@@ -145,6 +161,8 @@ class Standalone:
             scratch=self._settings.models.scratch,
             advertise=self._settings.advertise or self.address,
             discovery_url=self.discovery_url,
+            tls_cert_file=self._settings.models.tls_cert_file,
+            tls_key_file=self._settings.models.tls_key_file,
         )
 
     def _servicers(self, combiner: CombinerApp, store: ModelStore, metrics: Metrics) -> Mapping[str, object]:

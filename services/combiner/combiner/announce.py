@@ -55,7 +55,7 @@ class Answer:
 class Announcer:
     """Announces one combiner, whose clients reach it at `advertise` (HOST:PORT), to the discovery at `url`.
 
-    `secure`: clients reach it over TLS. `trust`: whom to believe at an https `url`; public authorities if None.
+    `secure`: clients reach it over TLS. `trust`: whom to believe at an https `url`; None: public authorities.
 
     Raises:
         StartupError: `advertise` is no HOST:PORT.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -40,7 +41,7 @@ from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.probe import keep_probing
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
-from fedcombiner.servicekit.tls import load_identity
+from fedcombiner.servicekit.tls import load_identity, trust_context
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
 
@@ -61,7 +62,8 @@ class CombinerApp:
     component.
 
     `shared` and `store` are the back ends, already made; whoever made them closes them. The client window is
-    also one of the limits of `shared`.
+    also one of the limits of `shared`. `discovery_trust`: whom to believe at an https DISCOVERY_URL; if None,
+    those that the settings name.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class CombinerApp:
         health: Health,
         supervisor: Supervisor,
         windows: Windows = DEFAULT_WINDOWS,
+        *,
+        discovery_trust: ssl.SSLContext | None = None,
     ) -> None:
         self.shared = shared
         self.store = store
@@ -82,7 +86,7 @@ class CombinerApp:
         self._redis = health.backends.register("redis")
         self._objects = health.backends.register("store")
         self._scratch = ScratchArea(settings.scratch)
-        self._announcer = _announcer(settings)
+        self._announcer = _announcer(settings, discovery_trust)
         meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
         self.feed = Feed(shared.log)
@@ -197,11 +201,17 @@ class CombinerApp:
         await asyncio.to_thread(self._scratch.close)
 
 
-def _announcer(settings: CombinerSettings) -> Announcer | None:
+def _announcer(settings: CombinerSettings, trust: ssl.SSLContext | None) -> Announcer | None:
     if not settings.discovery_url:
         return None
-    token = settings.discovery_token.get_secret_value()
-    return Announcer(settings.discovery_url, settings.name, settings.advertise, token=token)
+    return Announcer(
+        settings.discovery_url,
+        settings.name,
+        settings.advertise,
+        token=settings.discovery_token.get_secret_value(),
+        secure=settings.advertises_tls,
+        trust=trust or trust_context(settings.discovery_ca_file, "DISCOVERY_CA_FILE"),
+    )
 
 
 async def serve(

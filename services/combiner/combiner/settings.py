@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 from pydantic import Field, SecretStr
 
@@ -27,10 +28,17 @@ class CombinerSettings(StoreSettings):
         pattern=r"^(|[^:\s]+:[0-9]{1,5})$",
         description="HOST:PORT that clients reach the combiner at; the gateway's",
     )
+    advertise_tls: bool = Field(
+        False, description="true: clients reach ADVERTISE over TLS, which a gateway ends; true or false"
+    )
     discovery_url: str = Field(
         "",
         pattern=r"^(|https?://\S+)$",
         description="http(s)://HOST:PORT of the discovery to announce to; empty: none",
+    )
+    discovery_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities to trust at an https DISCOVERY_URL; unset: the system's",
     )
     discovery_token: SecretStr = Field(SecretStr(""), description="token for the announcement")
     max_clients: int = Field(
@@ -48,6 +56,11 @@ class CombinerSettings(StoreSettings):
     answer_hold_seconds: Seconds = Field(
         2.0, description="seconds that other answers are held while a back end is away"
     )
+
+    @property
+    def advertises_tls(self) -> bool:
+        """Whether clients have to speak TLS: with this process, or with what stands in front of it."""
+        return self.advertise_tls or self.tls_cert_file is not None
 
 
 def replica_name() -> str:

@@ -1,0 +1,177 @@
+"""TLS of real servers, gRPC and HTTP: whom clients that verify take, and renewal without a restart."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.http import HttpServer
+from fedcombiner.servicekit.metrics import Metrics
+from fedcombiner.servicekit.rpc import bind, build_server
+from fedcombiner.servicekit.tls import IdentityInFiles, pinned_context, trust_context
+from tests.tls_kit import Certificates, PairFiles
+
+DEADLINE = 10.0
+HEALTH = "/grpc.health.v1.Health/Check"
+REFUSED = {
+    "expired": "certificate has expired",
+    "wrong_name": "(?i)hostname|address mismatch",
+    "unknown": "unable to get local issuer certificate",
+}
+
+
+@asynccontextmanager
+async def grpc_server(files: PairFiles | None) -> AsyncIterator[str]:
+    """A server with the health service; gives its address."""
+    metrics = Metrics()
+    server = build_server(metrics.rpc)
+    health = Health(metrics)
+    health.add_to(server)
+    identity = files and IdentityInFiles(files.certificate, files.key)
+    port = bind(server, "127.0.0.1", 0, identity=identity)
+    await health.start()
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+        await health.stop()
+
+
+async def check(address: str, ca: bytes | None) -> bytes:
+    """Ask for the health over a connection of its own: TLS if a CA is given."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = (
+        grpc.aio.insecure_channel(address, options=options)
+        if ca is None
+        else grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca), options=options)
+    )
+    async with channel:
+        call: Any = channel.unary_unary(HEALTH)
+        answer: bytes = await call(b"", timeout=DEADLINE)
+        return answer
+
+
+@asynccontextmanager
+async def https_server(identity: IdentityInFiles) -> AsyncIterator[int]:
+    async def hello(_request: object) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    app = Starlette(routes=[Route("/", hello)])
+    server = HttpServer(app, "127.0.0.1", 0, identity=identity)
+    await server.start()
+    try:
+        yield server.port
+    finally:
+        await server.stop()
+
+
+async def get(url: str, trust: ssl.SSLContext) -> str:
+    async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=DEADLINE) as http:
+        return (await http.get(url)).text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_grpc_over_tls(certificates: Certificates, host: str) -> None:
+    async with grpc_server(certificates.good) as address:
+        assert await check(address.replace("127.0.0.1", host), certificates.ca_pem)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_grpc_clients_refuse_a_bad_certificate(certificates: Certificates, kind: str) -> None:
+    async with grpc_server(getattr(certificates, kind)) as address:
+        with pytest.raises(grpc.aio.AioRpcError, match=REFUSED[kind]) as caught:
+            await check(address, certificates.ca_pem)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        if kind == "unknown":
+            assert await check(address, certificates.other_ca.read_bytes())
+
+
+async def test_plaintext_and_tls_do_not_meet(certificates: Certificates) -> None:
+    async with grpc_server(certificates.good) as tls, grpc_server(None) as plaintext:
+        for address, ca in ((tls, None), (plaintext, certificates.ca_pem)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await check(address, ca)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert await check(tls, certificates.ca_pem)
+        assert await check(plaintext, None)
+
+
+async def test_a_renewed_certificate_is_shown_to_the_next_grpc_client(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    files = PairFiles(tmp_path / "tls.crt", tmp_path / "tls.key")
+    files.write(certificates.expired)
+    async with grpc_server(files) as address:
+        with pytest.raises(grpc.aio.AioRpcError, match="expired"):
+            await check(address, certificates.ca_pem)
+        files.write(certificates.good)
+        assert await check(address, certificates.ca_pem)
+        files.certificate.write_bytes(b"half a cert")
+        assert await check(address, certificates.ca_pem)
+        files.write(certificates.wrong_name)
+        with pytest.raises(grpc.aio.AioRpcError, match="Hostname"):
+            await check(address, certificates.ca_pem)
+
+
+async def test_https(certificates: Certificates) -> None:
+    trust = trust_context(certificates.ca, "CA")
+    async with https_server(IdentityInFiles(certificates.good.certificate, certificates.good.key)) as port:
+        assert await get(f"https://127.0.0.1:{port}", trust) == "hello"
+        assert await get(f"https://localhost:{port}", trust) == "hello"
+        with pytest.raises(httpx.TransportError):
+            await get(f"http://127.0.0.1:{port}", trust)
+        with pytest.raises(httpx.ConnectError, match="unable to get local issuer"):
+            await get(f"https://127.0.0.1:{port}", trust_context(certificates.other_ca, "CA"))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_https_clients_refuse_a_bad_certificate(certificates: Certificates, kind: str) -> None:
+    files: PairFiles = getattr(certificates, kind)
+    async with https_server(IdentityInFiles(files.certificate, files.key)) as port:
+        with pytest.raises(httpx.ConnectError, match=REFUSED[kind]):
+            await get(f"https://127.0.0.1:{port}", trust_context(certificates.ca, "CA"))
+
+
+async def test_a_renewed_certificate_is_shown_to_the_next_https_client(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    files = PairFiles(tmp_path / "tls.crt", tmp_path / "tls.key")
+    files.write(certificates.expired)
+    identity = IdentityInFiles(files.certificate, files.key)
+    trust = trust_context(certificates.ca, "CA")
+    async with https_server(identity) as port:
+        with pytest.raises(httpx.ConnectError, match="expired"):
+            await get(f"https://127.0.0.1:{port}", trust)
+        files.write(certificates.good)
+        assert await get(f"https://127.0.0.1:{port}", trust) == "hello"
+        files.certificate.write_bytes(b"half a cert")
+        assert await get(f"https://127.0.0.1:{port}", trust) == "hello"
+
+
+async def test_a_pinned_server_may_have_any_name_but_no_other_certificate(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    files = PairFiles(tmp_path / "tls.crt", tmp_path / "tls.key")
+    files.write(certificates.wrong_name)
+    identity = IdentityInFiles(files.certificate, files.key)
+    pinned = pinned_context(identity)
+    async with https_server(identity) as port:
+        assert await get(f"https://127.0.0.1:{port}", pinned) == "hello"
+        files.write(certificates.issue("elsewhere", hosts=["other.example.org"]))
+        assert await get(f"https://127.0.0.1:{port}", pinned) == "hello"
+    async with https_server(IdentityInFiles(certificates.good.certificate, certificates.good.key)) as port:
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await get(f"https://127.0.0.1:{port}", pinned)
