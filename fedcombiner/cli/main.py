@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedcombiner.cli import demo as training
-from fedcombiner.cli import resources, storage
+from fedcombiner.cli import events, resources, storage
 from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail, options
 from fedcombiner.client.errors import ServerUnreachable
 from fedcombiner.servicekit.errors import ServiceError, StartupError
@@ -31,6 +31,7 @@ app.add_typer(resources.jobs, name="job")
 app.add_typer(storage.app, name="storage")
 app.command()(resources.status)
 app.command()(resources.clients)
+app.command()(events.events)
 
 
 def _version(wanted: bool) -> None:

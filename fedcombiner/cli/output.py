@@ -21,6 +21,7 @@ from fedcombiner.servicekit.errors import ServiceError
 T = TypeVar("T")
 
 PIPE_WIDTH = 10_000
+WATCH_PATIENCE_S = 60.0  # a server may restart under somebody who watches
 DONE, JOB_FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 

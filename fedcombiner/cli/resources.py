@@ -11,7 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedcombiner.cli import rows
-from fedcombiner.cli.output import JOB_FAILED, USAGE, call, fail, options, print_json, show_list, show_one
+from fedcombiner.cli.output import (
+    JOB_FAILED,
+    USAGE,
+    WATCH_PATIENCE_S,
+    call,
+    fail,
+    options,
+    print_json,
+    show_list,
+    show_one,
+)
 from fedcombiner.cli.remote import remote
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
@@ -22,7 +32,6 @@ sessions = typer.Typer(
 )
 jobs = typer.Typer(help="Look at, watch and cancel jobs: single rounds.", no_args_is_help=True)
 
-WATCH_PATIENCE_S = 60.0  # a server may restart under somebody who watches
 Limit = Annotated[int, typer.Option(min=0, help="The newest N; 0: as many as the server shows.")]
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+from fedcombiner.wire.pb.combiner.v1 import events_pb2
 
 Row = dict[str, Any]
 
@@ -103,4 +104,25 @@ def client(record: pb.Client) -> Row:
         "seen_seconds_ago": record.seen_seconds_ago,
         "era": record.era,
         "streams": record.streams,
+    }
+
+
+def event(record: events_pb2.Event) -> Row:
+    """What a job counts is `null` where no job is concerned."""
+    of_job = bool(record.job_id) and bool(record.kind)
+    return {
+        "at": _time(record.at),
+        "what": record.what,
+        "session_id": _none(record.session_id),
+        "job_id": _none(record.job_id),
+        "kind": pb.Kind.Name(record.kind).lower() if record.kind else None,
+        "round_id": _none(record.round_id),
+        "state": pb.State.Name(record.state) if record.state else None,
+        "clients": list(record.clients),
+        "reason": _none(record.reason),
+        "text": _none(record.text),
+        "asked": record.asked if of_job else None,
+        "accepted": record.accepted if of_job else None,
+        "rejected": record.rejected if of_job else None,
+        "failed": record.failed if of_job else None,
     }

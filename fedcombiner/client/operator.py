@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from fedcombiner.client.arrays import write_arrays
-from fedcombiner.client.errors import ServerUnreachable, rpc_errors
+from fedcombiner.client.calls import TIMEOUT, Calls
+from fedcombiner.client.events import EventsCalls
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.patience import Progress
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
-from fedcombiner.servicekit.backoff import Backoff, retry
-from fedcombiner.servicekit.errors import DeadlineExceeded, Unavailable
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
@@ -33,17 +32,13 @@ if TYPE_CHECKING:
     )
     from fedcombiner.wire.pb.fedn_pb2_grpc import ControlAsyncStub
 
-T = TypeVar("T")
 Config = Mapping[str, object]
 
 ENDED: Final = frozenset({pb.SUCCEEDED, pb.FAILED, pb.CANCELLED})
-_TIMEOUT: Final = 10.0  # seconds an answer may take
 _LOOK_AGAIN: Final = 0.2  # seconds
-_BACKOFF: Final = Backoff(0.2, 3.0)
-_AWAY: Final = (Unavailable, DeadlineExceeded)
 
 
-class OperatorClient:
+class OperatorClient(EventsCalls, Calls):
     """Typed calls to one combiner. Leave it as a context manager, or `close` it.
 
     Everything raises `ServerUnreachable` when there is no answer for `patience` seconds (0: at the first
@@ -92,11 +87,11 @@ class OperatorClient:
         request = pb.StartSessionRequest(
             session_id=session_id or str(uuid.uuid4()), model_id=model_id, config=_text_values(config or {})
         )
-        return await self._call(lambda: self._sessions.Start(request, timeout=_TIMEOUT))
+        return await self._call(lambda: self._sessions.Start(request, timeout=TIMEOUT))
 
     async def get_session(self, session_id: str) -> pb.Session:
         request = pb.SessionRequest(session_id=session_id)
-        return await self._call(lambda: self._sessions.Get(request, timeout=_TIMEOUT))
+        return await self._call(lambda: self._sessions.Get(request, timeout=TIMEOUT))
 
     async def list_sessions(self, limit: int = 0) -> list[pb.Session]:
         """The newest `limit` sessions (0: the server's own limit), oldest first."""
@@ -105,7 +100,7 @@ class OperatorClient:
     async def cancel_session(self, session_id: str) -> pb.Session:
         """End a session and its job at once; one that has ended stays as it is."""
         request = pb.SessionRequest(session_id=session_id)
-        return await self._call(lambda: self._sessions.Cancel(request, timeout=_TIMEOUT))
+        return await self._call(lambda: self._sessions.Cancel(request, timeout=TIMEOUT))
 
     async def watch_session(self, session_id: str) -> AsyncGenerator[pb.SessionEvent, None]:
         """The session as it is, then every change, until it has ended; the last event carries it whole.
@@ -128,11 +123,11 @@ class OperatorClient:
         """
         parameters = [fedn_pb2.Parameter(key=key, value=value) for key, value in _text_values(config).items()]
         request = fedn_pb2.ControlRequest(command=fedn_pb2.START, parameter=parameters)
-        reply = await self._reach(lambda: self._control.Start(request, timeout=_TIMEOUT))
+        reply = await self._reach(lambda: self._control.Start(request, timeout=TIMEOUT))
         return {parameter.key: parameter.value for parameter in reply.parameter}["job_id"]
 
     async def get_job(self, job_id: str) -> pb.Job:
-        return await self._call(lambda: self._jobs.Get(pb.JobRequest(job_id=job_id), timeout=_TIMEOUT))
+        return await self._call(lambda: self._jobs.Get(pb.JobRequest(job_id=job_id), timeout=TIMEOUT))
 
     async def list_jobs(self, *, session_id: str = "", limit: int = 0) -> list[pb.Job]:
         """The newest `limit` jobs (0: the server's own limit) of one session or of all, oldest first."""
@@ -141,7 +136,7 @@ class OperatorClient:
 
     async def cancel_job(self, job_id: str) -> pb.Job:
         """End a queued or running job at once; one that has ended stays as it is."""
-        return await self._call(lambda: self._jobs.Cancel(pb.JobRequest(job_id=job_id), timeout=_TIMEOUT))
+        return await self._call(lambda: self._jobs.Cancel(pb.JobRequest(job_id=job_id), timeout=TIMEOUT))
 
     async def watch_job(self, job_id: str) -> AsyncGenerator[pb.JobEvent, None]:
         """The job as it is, then every change, until it has ended; the last event carries it whole.
@@ -188,7 +183,7 @@ class OperatorClient:
                 await asyncio.to_thread(write_arrays, path, source)
                 await self._upload(model_id, path, progress)
         request = pb.PutModelRequest(model_id=model_id, name=name)
-        return await self._call(lambda: self._models.Put(request, timeout=_TIMEOUT))
+        return await self._call(lambda: self._models.Put(request, timeout=TIMEOUT))
 
     async def get_model(
         self, model_id: str, target: Path | Sink, *, progress: Progress | None = None
@@ -204,7 +199,7 @@ class OperatorClient:
     async def describe_model(self, model_id: str = "") -> pb.Model:
         """What is known of a model, of the newest global model if no id is given."""
         request = pb.ModelRequest(model_id=model_id)
-        return await self._call(lambda: self._models.Get(request, timeout=_TIMEOUT))
+        return await self._call(lambda: self._models.Get(request, timeout=TIMEOUT))
 
     async def list_models(self, *, session_id: str = "", limit: int = 0) -> list[pb.Model]:
         """The newest `limit` models (0: the server's own limit) of one session or of all, oldest first."""
@@ -238,49 +233,12 @@ class OperatorClient:
     async def report(self) -> dict[str, str]:
         """What `Control.Report` says: the combiner's name, counts of active clients and of queued jobs."""
         request = fedn_pb2.ControlRequest(command=fedn_pb2.REPORT)
-        reply = await self._call(lambda: self._control.Report(request, timeout=_TIMEOUT))
+        reply = await self._call(lambda: self._control.Report(request, timeout=TIMEOUT))
         return {parameter.key: parameter.value for parameter in reply.parameter}
 
     async def _upload(self, model_id: str, source: Path | bytes, progress: Progress | None) -> None:
         patience = self._patience or PATIENCE
         await self._reach(lambda: upload(self.link, model_id, source, progress=progress, patience=patience))
-
-    async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
-        try:
-            with rpc_errors():
-                return await call()
-        except _AWAY as error:
-            raise ServerUnreachable(self.address, error.message) from None
-
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await retry(
-            lambda: self._reach(call), on=ServerUnreachable, timeout=self._patience, backoff=_BACKOFF
-        )
-
-    async def _list(self, call: Callable[[], Any]) -> list[Any]:
-        async def read() -> list[Any]:
-            return [item async for item in call()]
-
-        return await self._call(read)
-
-    async def _watch(self, call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
-        """Events of a stream that is opened again, whenever it ends, until the caller has seen enough."""
-        clock = asyncio.get_running_loop().time
-        heard_at, delays = clock(), _BACKOFF.delays()
-        while True:
-            detail = "the stream ended"
-            try:
-                with rpc_errors():
-                    async for event in call():
-                        heard_at, delays = clock(), _BACKOFF.delays()
-                        yield event
-                        heard_at = clock()
-            except _AWAY as error:
-                detail = error.message
-            delay = next(delays)
-            if clock() - heard_at + delay > self._patience:
-                raise ServerUnreachable(self.address, detail)
-            await asyncio.sleep(delay)
 
 
 def _text_values(config: Config) -> dict[str, str]:

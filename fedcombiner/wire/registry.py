@@ -11,15 +11,16 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from fedcombiner.wire.pb import fedn_pb2
-from fedcombiner.wire.pb.combiner.v1 import combiner_pb2
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, events_pb2
 
 OLD_PACKAGE = "grpc"
 NEW_PACKAGE = "fedn"
 OWN_PACKAGE = "combiner.v1"
+OWN_FILES: tuple[FileDescriptor, ...] = (combiner_pb2.DESCRIPTOR, events_pb2.DESCRIPTOR)
 
 _WITH_PACKAGE = "__wire_with_package__"
 _RAW = "__wire_raw_messages__"
@@ -86,9 +87,9 @@ class _Services(grpc.GenericRpcHandler):
 
 
 def _find_service(name: str) -> tuple[ServiceDescriptor, tuple[str, ...]]:
-    own = combiner_pb2.DESCRIPTOR.services_by_name
-    if name in own:
-        return own[name], (OWN_PACKAGE,)
+    for file in OWN_FILES:
+        if name in file.services_by_name:
+            return file.services_by_name[name], (OWN_PACKAGE,)
     return fedn_pb2.DESCRIPTOR.services_by_name[name], (OLD_PACKAGE, NEW_PACKAGE)
 
 

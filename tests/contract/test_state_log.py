@@ -156,14 +156,14 @@ async def test_following_ends_when_it_is_cancelled(bench: Bench, state: RedisSta
     assert blocked_readers(bench) == 0
 
 
-async def test_status_messages_are_kept_in_a_bounded_list(bench: Bench) -> None:
-    state = bench.state(max_statuses=3)
+async def test_status_messages_are_kept_in_a_bounded_stream(bench: Bench) -> None:
+    state = bench.state(max_statuses=100)
     await state.log.statuses([])
-    for number in range(5):
-        await state.log.statuses([{"client": "c1", "status": f"ü{number}"}])
-    assert bench.raw.lrange(bench.key("statuses"), 0, -1) == [
-        f'{{"client":"c1","status":"ü{number}"}}' for number in (2, 3, 4)
-    ]
+    for number in range(6):
+        await state.log.statuses([{"client": "c1", "status": f"ü{number}.{n}"} for n in range(100)])
+    assert bench.raw.xlen(bench.key("said")) < 300  # trimmed by whole nodes
+    [(_, newest)] = bench.raw.xrevrange(bench.key("said"), count=1)
+    assert newest == {"client": "c1", "status": "ü5.99"}
 
 
 async def test_the_clock_is_that_of_redis(bench: Bench, state: RedisState) -> None:

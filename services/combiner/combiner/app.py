@@ -26,6 +26,7 @@ from combiner.rounds.sessions import SessionRunner
 from combiner.rounds.worker import Worker
 from combiner.servicers.connector import ConnectorServicer
 from combiner.servicers.control import ControlServicer, ReducerServicer
+from combiner.servicers.events import EventsServicer
 from combiner.servicers.operator import ClientsServicer, JobsServicer, ModelsServicer, SessionsServicer
 from combiner.servicers.streams import CombinerServicer
 from combiner.settings import CombinerSettings, replica_name
@@ -128,6 +129,7 @@ class CombinerApp:
             "Sessions": SessionsServicer(shared, self.feed, catalog),
             "Models": ModelsServicer(shared, catalog),
             "Clients": ClientsServicer(shared, round(windows.client * 1000)),
+            "Events": EventsServicer(shared.history),
         }
 
     def _watch(self, meter: CombinerMetrics) -> None:

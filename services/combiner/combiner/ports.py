@@ -9,7 +9,7 @@ ended meanwhile (cancelled, for instance).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -125,7 +125,10 @@ class Event:
     rejected: int = 0
     failed: int = 0
     version: int = 0
-    clients: tuple[str, ...] = ()  # of `tasks`: whose queues have something to deliver; of `client`: who came
+    clients: tuple[str, ...] = ()  # of `tasks`: whose queues have something to deliver; else who came or went
+    kind: str = ""
+    round_id: str = ""
+    text: str = ""  # of `status`
 
 
 class Jobs(Protocol):
@@ -381,10 +384,35 @@ class Log(Protocol):
         """
 
     async def statuses(self, entries: Sequence[Mapping[str, str]]) -> None:
-        """Append clients' status messages to a bounded list."""
+        """Append clients' status messages to a bounded stream: `client`, `level`, `status` and `type`."""
 
     async def now_ms(self) -> int:
         """Redis's clock; also tells whether Redis answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far somebody has read what happened: the last entry of the log, and the last status message."""
+
+    entry: str = "0-0"
+    status: str = "0-0"
+
+
+class History(Protocol):
+    """What happened, for people who look on: the log of changes and clients' status messages (`status`
+    events, their level as the reason), in the order of Redis's clock.
+
+    Nothing is fanned out: a reader who follows has a connection of its own, so there are to be few.
+    """
+
+    async def recent(self, limit: int, wanted: Callable[[Event], bool]) -> tuple[list[Event], Place]:
+        """The last `limit` wanted events that are still known, oldest first, and the place behind them."""
+
+    def follow(self, place: Place) -> AsyncGenerator[tuple[Event, Place], None]:
+        """Every event behind `place`, each with its own place, without end.
+
+        A `resync` event stands for those that are no longer known.
+        """
 
 
 class Settings(Protocol):
@@ -406,6 +434,7 @@ class Shared(Protocol):
     tasks: Tasks
     leases: Leases
     log: Log
+    history: History
     settings: Settings
 
 

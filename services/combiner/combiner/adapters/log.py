@@ -6,9 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from combiner.adapters import codec
 from combiner.adapters.connection import COMMAND_S, Connection, within
 from combiner.ports import Event, StateUnavailable
 
@@ -25,13 +25,13 @@ class _Place:
     number: int
 
     def is_after(self, other: _Place) -> bool:
-        return _order(self.entry) > _order(other.entry)
+        return order(self.entry) > order(other.entry)
 
 
 _START = _Place("0-0", 0)
 
 
-def _order(entry: str) -> tuple[int, int]:
+def order(entry: str) -> tuple[int, int]:
     ms, _, seq = entry.partition("-")
     return int(ms), int(seq)
 
@@ -61,7 +61,7 @@ class RedisLog:
                         if number != place.number + 1:
                             yield _resync(place)
                         place = _Place(entry, number)
-                        yield _event(entry, fields)
+                        yield event_of(entry, fields)
                 except StateUnavailable:
                     await asyncio.sleep(_RECONNECT_S[min(failures, len(_RECONNECT_S) - 1)])
                     failures += 1
@@ -88,11 +88,10 @@ class RedisLog:
     async def statuses(self, entries: Sequence[Mapping[str, str]]) -> None:
         """A call that is repeated because its reply was lost appends the entries twice."""
         if entries:
-            key = self._connection.key("statuses")
-            await self._connection.transaction(
-                ("RPUSH", key, *(codec.dumps(dict(entry)) for entry in entries)),
-                ("LTRIM", key, -self._connection.limits.max_statuses, -1),
-            )
+            most = self._connection.limits.max_statuses
+            add: tuple[str | int, ...] = ("XADD", self._connection.key("said"), "MAXLEN", "~", most, "*")
+            commands = [(*add, *chain.from_iterable(entry.items())) for entry in entries]
+            await self._connection.transaction(*commands)
 
     async def now_ms(self) -> int:
         seconds, microseconds = await self._connection.command("TIME")
@@ -100,10 +99,10 @@ class RedisLog:
 
 
 def _resync(place: _Place) -> Event:
-    return Event(seq=place.entry, what="resync", at_ms=_order(place.entry)[0])
+    return Event(seq=place.entry, what="resync", at_ms=order(place.entry)[0])
 
 
-def _event(entry: str, fields: Mapping[str, str]) -> Event:
+def event_of(entry: str, fields: Mapping[str, str]) -> Event:
     return Event(
         seq=entry,
         what=fields["what"],
@@ -112,11 +111,13 @@ def _event(entry: str, fields: Mapping[str, str]) -> Event:
         state=fields.get("state", ""),
         client=fields.get("client", ""),
         reason=fields.get("reason", ""),
-        at_ms=_order(entry)[0],
+        at_ms=order(entry)[0],
         asked=int(fields.get("asked", 0)),
         accepted=int(fields.get("accepted", 0)),
         rejected=int(fields.get("rejected", 0)),
         failed=int(fields.get("failed", 0)),
         version=int(fields.get("version", 0)),
         clients=tuple(json.loads(fields.get("clients", "[]"))),
+        kind=fields.get("kind", ""),
+        round_id=fields.get("round_id", ""),
     )

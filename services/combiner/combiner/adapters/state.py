@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from combiner.adapters.connection import Connection
+from combiner.adapters.history import RedisHistory
 from combiner.adapters.journal import RedisJobs
 from combiner.adapters.leases import RedisLeases
 from combiner.adapters.limits import Limits
@@ -12,7 +13,7 @@ from combiner.adapters.roster import RedisRoster
 from combiner.adapters.sessions import RedisSessions
 from combiner.adapters.settings import RedisSettings
 from combiner.adapters.tasks import LostReplies, RedisTasks
-from combiner.ports import Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks
+from combiner.ports import History, Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks
 
 DEFAULT_PREFIX = "fc:"
 
@@ -31,6 +32,7 @@ class RedisState:
     tasks: Tasks
     leases: Leases
     log: Log
+    history: History
     settings: Settings
 
     def __init__(
@@ -50,6 +52,7 @@ class RedisState:
         self.tasks = RedisTasks(self._connection, lost)
         self.leases = RedisLeases(self._connection)
         self.log = RedisLog(self._connection, block_s=log_block_s)
+        self.history = RedisHistory(self._connection, block_s=log_block_s)
         self.settings = RedisSettings(self._connection)
 
     async def aclose(self) -> None:

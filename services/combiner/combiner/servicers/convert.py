@@ -15,6 +15,7 @@ from combiner.domain.types import (
 )
 from combiner.ports import Event, outcomes
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+from fedcombiner.wire.pb.combiner.v1 import events_pb2
 
 KINDS = {Kind.TRAINING: pb.TRAINING, Kind.VALIDATION: pb.VALIDATION, Kind.INFERENCE: pb.INFERENCE}
 STATES = {state: pb.State.Value(state.value) for state in State}
@@ -75,6 +76,26 @@ def job_event(event: Event) -> pb.JobEvent:
         rejected=event.rejected,
         failed=event.failed,
         version=event.version,
+    )
+
+
+def event(record: Event, cursor: str) -> events_pb2.Event:
+    return events_pb2.Event(
+        what=record.what,
+        job_id=record.job_id,
+        session_id=record.session_id,
+        round_id=record.round_id,
+        kind=KINDS[Kind(record.kind)] if record.kind else pb.KIND_UNSPECIFIED,
+        state=state(record.state),
+        clients=record.clients or ([record.client] if record.client else []),
+        reason=record.reason,
+        text=record.text,
+        at=seconds(record.at_ms),
+        asked=record.asked,
+        accepted=record.accepted,
+        rejected=record.rejected,
+        failed=record.failed,
+        cursor=cursor,
     )
 
 

@@ -1,7 +1,8 @@
 local key = P .. 'streams:' .. a.replica
-local flat, again = call('HGETALL', key), {}
+local flat, again, was_there = call('HGETALL', key), {}, {}
 for i = 1, #flat, 2 do
   local view, client = string.match(flat[i + 1], '^(%a+) (.*)$')
+  was_there[client] = true
   if stream_close(flat[i], client, view, true) then again[client] = true end
 end
 local names = {}
@@ -11,4 +12,5 @@ for client in pairs(again) do
 end
 call('DEL', key)
 call('HDEL', P .. 'leases', 'replica:' .. a.replica)
+presence_events(was_there)
 names_event('tasks', '', names)

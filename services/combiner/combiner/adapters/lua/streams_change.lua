@@ -1,14 +1,16 @@
 -- a.changes: {stream_id, client, view, era, opened, by_us}, in their order.
 local wanted = call('SCARD', P .. 'wanting') > 0
-local came, fed = {}, {}
+local came, fed, was_there = {}, {}, {}
 for _, change in ipairs(a.changes) do
   local stream_id, client, view, era, opened, by_us = unpack(change)
+  if was_there[client] == nil then was_there[client] = has_stream(client) end
   if opened then
     if stream_open(stream_id, client, view, era) and wanted then came[#came + 1] = client end
   elseif stream_close(stream_id, client, view, by_us) then
     fed[#fed + 1] = client
   end
 end
+presence_events(was_there)
 names_event('client', '', came)
 names_event('tasks', '', fed)
 roster_prune()

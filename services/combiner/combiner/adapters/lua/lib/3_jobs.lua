@@ -8,10 +8,12 @@ local function job_key(id) return P .. 'job:' .. id end
 
 local function job_event(id, what, client, reason)
   local version = call('HINCRBY', job_key(id), 'version', 1)
-  local j = call('HMGET', job_key(id), 'session_id', 'state', 'asked', 'accepted', 'rejected', 'failed')
+  local j = call('HMGET', job_key(id), 'session_id', 'state', 'asked', 'accepted', 'rejected', 'failed', 'kind',
+    'round_id')
   event(what, {
     'job_id', id, 'session_id', j[1], 'state', j[2], 'client', client or '', 'reason', reason or '',
-    'asked', j[3], 'accepted', j[4], 'rejected', j[5], 'failed', j[6], 'version', version,
+    'asked', j[3], 'accepted', j[4], 'rejected', j[5], 'failed', j[6], 'version', version, 'kind', j[7],
+    'round_id', j[8],
   })
 end
 

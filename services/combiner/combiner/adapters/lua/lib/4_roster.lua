@@ -84,3 +84,15 @@ local function stream_close(stream_id, client, view, by_us)
   end
   return tasks_return(client, stream_id, by_us) and has_stream(client)
 end
+
+-- Whose first stream was opened, or last one closed, in this step. `was_there`: client -> whether it had one before.
+local function presence_events(was_there)
+  local joined, left = {}, {}
+  for client, was in pairs(was_there) do
+    local is = has_stream(client)
+    if is and not was then joined[#joined + 1] = client end
+    if was and not is then left[#left + 1] = client end
+  end
+  names_event('joined', '', joined)
+  names_event('left', '', left)
+end
