@@ -6,14 +6,24 @@ and at localhost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
 from fedcombiner.certs.authority import Authority
 from fedcombiner.servicekit.certificates import KeyPair
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.http import HttpServer
+from fedcombiner.servicekit.metrics import Metrics
+from fedcombiner.servicekit.rpc import bind, build_server
+from fedcombiner.servicekit.tls import IdentityInFiles
 
 HOSTS: Final = ("localhost", "127.0.0.1")
 _MONTH: Final = timedelta(days=30)
@@ -81,3 +91,37 @@ class Certificates:
         path = self._directory / name
         path.write_bytes(data)
         return path
+
+
+@asynccontextmanager
+async def grpc_server(files: PairFiles | None) -> AsyncIterator[str]:
+    """A server with the health service; gives its address."""
+    metrics = Metrics()
+    server = build_server(metrics.rpc)
+    health = Health(metrics)
+    health.add_to(server)
+    identity = files and IdentityInFiles(files.certificate, files.key)
+    port = bind(server, "127.0.0.1", 0, identity=identity)
+    await health.start()
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+        await health.stop()
+
+
+@asynccontextmanager
+async def https_server(identity: IdentityInFiles) -> AsyncIterator[int]:
+    """A server that says hello; gives its port."""
+
+    async def hello(_request: object) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    app = Starlette(routes=[Route("/", hello)])
+    server = HttpServer(app, "127.0.0.1", 0, identity=identity)
+    await server.start()
+    try:
+        yield server.port
+    finally:
+        await server.stop()

@@ -16,6 +16,7 @@ from rich.table import Table
 from fedcombiner.cli.resources import bars, show_progress
 from fedcombiner.client.arrays import read_arrays
 from fedcombiner.client.operator import OperatorClient
+from fedcombiner.client.trust import Trust
 from fedcombiner.demo import clients, digits
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 
@@ -29,13 +30,20 @@ class DemoFailed(Exception):
 
 
 async def run(
-    server: str | None, *, rounds: int, count: int, seed: int, out: Path, console: Console
+    server: str | None,
+    trust: Trust | None,
+    *,
+    rounds: int,
+    count: int,
+    seed: int,
+    out: Path,
+    console: Console,
 ) -> float:
     """Train, and return the accuracy of the model in `out` on held-out data. Raises DemoFailed."""
     async with (
         _stack(server) as address,
-        _clients(address, count, seed),
-        OperatorClient(address, patience=PATIENCE_S) as operator,
+        _clients(clients.Order.of(address, count, seed, trust)),
+        OperatorClient(address, trust=trust, patience=PATIENCE_S) as operator,
     ):
         await operator.wait_for_clients([clients.name(i) for i in range(count)], timeout=JOIN_S)
         console.print(f"{count} clients have joined {address}; {rounds} rounds of training begin")
@@ -76,19 +84,20 @@ async def _stack(server: str | None) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _clients(address: str, count: int, seed: int) -> AsyncIterator[None]:
+async def _clients(order: clients.Order) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fedcombiner.demo.clients", address, str(count), str(seed)),
+        *(sys.executable, "-m", "fedcombiner.demo.clients"),
         stdin=asyncio.subprocess.PIPE,
         # One thread for each client's arithmetic: ten of them share this machine's cores already.
         env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,
     )
+    assert process.stdin is not None
     try:
+        process.stdin.write(order.line())
         yield
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
+        process.stdin.close()
         try:
             await asyncio.wait_for(process.wait(), 5)
         except TimeoutError:

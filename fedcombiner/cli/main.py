@@ -12,7 +12,17 @@ from rich.console import Console
 
 from fedcombiner.cli import demo as training
 from fedcombiner.cli import events, resources, storage
-from fedcombiner.cli.output import INTERRUPTED, JOB_FAILED, UNREACHABLE, USAGE, Options, fail, options
+from fedcombiner.cli.output import (
+    INTERRUPTED,
+    JOB_FAILED,
+    UNREACHABLE,
+    USAGE,
+    Options,
+    fail,
+    options,
+    unreachable,
+)
+from fedcombiner.cli.remote import CA_HELP, TLS_HELP, Ca, Tls, read_trust
 from fedcombiner.client.errors import ServerUnreachable
 from fedcombiner.servicekit.errors import ServiceError, StartupError
 from fedcombiner.version import __version__
@@ -47,11 +57,18 @@ def _main(
         str, typer.Option(envvar="COMBINER_SERVER", metavar="HOST:PORT", help="The combiner to talk to.")
     ] = "localhost:12080",
     json: Annotated[bool, typer.Option("--json", help="JSON, one object a line.")] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="COMBINER_CA", metavar="FILE", exists=True, dir_okay=False, readable=True, help=CA_HELP
+        ),
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", envvar="COMBINER_TLS", help=TLS_HELP)] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    context.obj = Options(server=server, as_json=json)
+    context.obj = Options(server=server, as_json=json, trust=read_trust(ca, tls))
 
 
 @app.command()
@@ -135,6 +152,8 @@ def demo(
         str | None,
         typer.Option(metavar="HOST:PORT", help="A running stack; one is made for now if none is named."),
     ] = None,
+    ca: Ca = None,  # these two are put into the options by their callbacks
+    tls: Tls = False,
     rounds: Annotated[int, typer.Option(min=1)] = 10,
     clients: Annotated[int, typer.Option(min=1, max=100)] = 10,
     seed: Annotated[int, typer.Option(min=0)] = 1,
@@ -145,15 +164,16 @@ def demo(
     """Train a small network on handwritten digits, with clients whose data never leaves them."""
     console = Console(soft_wrap=True)
     server = server or _named_server(context)
+    trust = options(context).trust if server else None  # what is made for now is here, in plaintext
     try:
-        work = training.run(server, rounds=rounds, count=clients, seed=seed, out=out, console=console)
+        work = training.run(server, trust, rounds=rounds, count=clients, seed=seed, out=out, console=console)
         accuracy = asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
     except ServerUnreachable as error:
-        raise fail(error.message, UNREACHABLE) from None
+        raise fail(asyncio.run(unreachable(error, trust)), UNREACHABLE) from None
     except (training.DemoFailed, ServiceError, StartupError, TimeoutError) as error:
         raise fail(str(error), JOB_FAILED) from None
     console.print(f"model: {out}", highlight=False)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fedcombiner.client.errors import ServerUnreachable, is_final
 from fedcombiner.client.operator import OperatorClient
+from fedcombiner.client.trust import Trust, tls_trouble
 from fedcombiner.servicekit.errors import ServiceError
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Options:
 
     server: str = "localhost:12080"
     as_json: bool = False
+    trust: Trust | None = None  # TLS; None: plaintext
 
 
 def options(context: typer.Context) -> Options:
@@ -54,21 +56,38 @@ def call(
     `patience` is how many seconds a server that is away is waited for.
     """
 
+    given = options(context)
+
     async def run() -> T:
-        async with OperatorClient(options(context).server, patience=patience) as operator:
-            return await work(operator)
+        async with OperatorClient(given.server, trust=given.trust, patience=patience) as operator:
+            try:
+                return await work(operator)
+            except ServerUnreachable as error:
+                raise fail(await unreachable(error, given.trust), UNREACHABLE) from None
 
     try:
         return asyncio.run(run())
-    except ServerUnreachable as error:
-        hint = "is it running? `combiner serve` starts one; --server or COMBINER_SERVER names another"
-        raise fail(f"{error.message}\n  {hint}", UNREACHABLE) from None
     except ServiceError as error:
         raise fail(error.message, USAGE if is_final(error) else JOB_FAILED) from None
     except OSError as error:  # of a local file; those of the network have become the above
         raise fail(f"{error.filename or 'file'}: {error.strerror or error}", USAGE) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+async def unreachable(error: ServerUnreachable, trust: Trust | None) -> str:
+    """What is wrong between here and the server, and what to do about it."""
+    trouble = await tls_trouble(error.address, trust)
+    if not trouble:
+        hint = "is it running? `combiner serve` starts one; --server or COMBINER_SERVER names another"
+        return f"{error.message}\n  {hint}"
+    if trust is None:
+        hint = "--ca FILE or COMBINER_CA names the certificate of its authority; --tls is for public ones"
+    elif "does not speak" in trouble:
+        hint = "leave out --ca and --tls (COMBINER_CA, COMBINER_TLS), or name the port that speaks TLS"
+    else:
+        hint = "`combiner certs show` looks at certificate files; --ca FILE names another authority"
+    return f"{error.address}: {trouble}\n  {hint}"
 
 
 def print_json(row: Mapping[str, Any]) -> None:

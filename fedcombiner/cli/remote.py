@@ -1,4 +1,4 @@
-"""`--server` and `--json` for every command against a server, also after the name of the command."""
+"""Options of every command against a server, which may stand before or after the name of the command."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 
 from fedcombiner.cli.output import options
+from fedcombiner.client.trust import Trust
 
 
 def _set_server(context: typer.Context, server: str | None) -> None:
@@ -23,24 +25,61 @@ def _set_json(context: typer.Context, as_json: bool) -> None:
         context.obj = replace(options(context), as_json=True)
 
 
+def read_trust(ca: Path | None, tls: bool) -> Trust | None:
+    """What `--ca` and `--tls` say. Raises typer.BadParameter."""
+    if ca is None:
+        return Trust() if tls else None
+    try:
+        return Trust.in_file(ca)
+    except ValueError as error:
+        raise typer.BadParameter(f"{ca}: {error}", param_hint="--ca") from None
+
+
+def _set_ca(context: typer.Context, ca: Path | None) -> None:
+    if ca is not None:
+        context.obj = replace(options(context), trust=read_trust(ca, True))
+
+
+def _set_tls(context: typer.Context, tls: bool) -> None:
+    if tls:
+        context.obj = replace(options(context), trust=options(context).trust or Trust())
+
+
+CA_HELP = "Speak TLS; certificates of the authorities to believe, PEM."
+TLS_HELP = "Speak TLS with a server whose certificate a public authority has signed."
+
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", metavar="FILE", exists=True, dir_okay=False, readable=True, callback=_set_ca, help=CA_HELP
+    ),
+]
+Tls = Annotated[bool, typer.Option("--tls", callback=_set_tls, help=TLS_HELP)]
 _SERVER = Annotated[
     str | None,
     typer.Option("--server", metavar="HOST:PORT", callback=_set_server, help="The combiner to talk to."),
 ]
 _JSON = Annotated[bool, typer.Option("--json", callback=_set_json, help="JSON, one object a line.")]
+# By the name of the parameter: the option and its default.
+_OPTIONS: Final[dict[str, tuple[Any, object]]] = {
+    "server": (_SERVER, None),
+    "as_json": (_JSON, False),
+    "ca": (Ca, None),
+    "tls": (Tls, False),
+}
 
 
 def remote(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--server` and `--json`. Their callbacks put them where `output.options` finds them."""
+    """Give a command the options here. Their callbacks put them where `output.options` finds them."""
 
     @functools.wraps(command)
-    def with_options(*args: Any, server: str | None = None, as_json: bool = False, **kwargs: Any) -> None:
-        command(*args, **kwargs)
+    def with_options(*args: Any, **kwargs: Any) -> None:
+        command(*args, **{name: value for name, value in kwargs.items() if name not in _OPTIONS})
 
     own = inspect.signature(command, eval_str=True)
     extra = [
-        inspect.Parameter("server", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_SERVER),
-        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_JSON),
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _OPTIONS.items()
     ]
     with_options.__signature__ = own.replace(parameters=[*own.parameters.values(), *extra])  # type: ignore[attr-defined]
     with_options.__annotations__ = {

@@ -2,5 +2,6 @@
 
 from fedcombiner.client.client import FederatedClient
 from fedcombiner.client.operator import OperatorClient
+from fedcombiner.client.trust import Trust
 
-__all__ = ["FederatedClient", "OperatorClient"]
+__all__ = ["FederatedClient", "OperatorClient", "Trust"]

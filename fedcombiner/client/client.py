@@ -16,6 +16,7 @@ from fedcombiner.client.errors import ServerUnreachable
 from fedcombiner.client.join import Assignment, join
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.messages import GENERATIONS, Messages
+from fedcombiner.client.trust import Trust, tls_trouble
 from fedcombiner.client.worker import Worker
 from fedcombiner.client.workload import CallbackWorkload, Train, Validate
 
@@ -38,8 +39,10 @@ class FederatedClient:
             examples they were trained on (the weight in the average), and metrics to go with them.
         validate: returns metrics of a model on this client's data, as numbers by name.
         infer: returns predictions of a model, as anything that JSON can hold.
-        address: `host:port` of a combiner without TLS; or else
+        address: `host:port` of a combiner; or else
         discovery: URL of the discovery service.
+        trust: whose certificates to believe, at the combiner and at an https discovery; None: plaintext with
+            the combiner, unless discovery says otherwise.
         token: sent with every call; without TLS anyone on the way can read it.
         generation: of FEDn clients to be on the wire, "0.6" or "0.8".
         give_up_after: seconds without an answer after which `run` raises; None: never.
@@ -57,6 +60,7 @@ class FederatedClient:
         infer: Validate | None = None,
         address: str | None = None,
         discovery: str | None = None,
+        trust: Trust | None = None,
         token: str | None = None,
         preferred_combiner: str | None = None,
         generation: str = "0.6",
@@ -68,6 +72,7 @@ class FederatedClient:
         self._workload = partial(CallbackWorkload, train=train, validate=validate, infer=infer)
         self._address = address
         self._discovery = discovery
+        self._trust = trust
         self._token = token
         self._preferred = preferred_combiner
         self._messages = Messages(name, generation)
@@ -107,7 +112,7 @@ class FederatedClient:
 
     async def _be_at(self, assignment: Assignment, worker: Worker, workload: CallbackWorkload) -> NoReturn:
         metadata = (("client", self.name), ("grpc-server", assignment.host), *token_metadata(self._token))
-        async with Link(assignment.address, metadata=metadata, credentials=assignment.credentials()) as link:
+        async with Link(assignment.address, metadata=metadata, trust=assignment.trust) as link:
             connection = Connection(
                 link,
                 self._messages,
@@ -116,6 +121,7 @@ class FederatedClient:
                 validates=workload.validates,
                 heartbeat_interval=self._interval,
                 lost_after=self._lost_after,
+                explain=partial(tls_trouble, assignment.address, assignment.trust),
             )
             self._links.set(link)
             try:
@@ -125,12 +131,13 @@ class FederatedClient:
 
     async def _assignment(self) -> Assignment:
         if self._discovery is None:
-            return Assignment.at(self._address or "")
+            return Assignment.at(self._address or "", self._trust)
         return await join(
             self._discovery,
             self.name,
             token=self._token,
             preferred_combiner=self._preferred,
+            trust=self._trust,
             give_up_after=self._give_up_after,
         )
 

@@ -27,6 +27,7 @@ class Connection:
         deliver: called with each task, in the order of arrival; while it waits, its stream is not read, and
             the server keeps what follows.
         lost_after: seconds without any answer after which `run` gives up; None: it never does.
+        explain: asked once in each outage for why it may be, in words for the log; empty: not known.
         on_heartbeat: called with the seconds that each answered heartbeat took.
     """
 
@@ -40,6 +41,7 @@ class Connection:
         validates: bool,
         heartbeat_interval: float = 2.0,
         lost_after: float | None = None,
+        explain: Callable[[], Awaitable[str]] | None = None,
         on_heartbeat: Callable[[float], None] | None = None,
     ) -> None:
         self._link = link
@@ -48,6 +50,8 @@ class Connection:
         self._streams = _subscriptions(link, messages, trains=trains, validates=validates)
         self._interval = heartbeat_interval
         self._lost_after = lost_after
+        self._explain = explain
+        self._explanation: str | None = None
         self._on_heartbeat = on_heartbeat
         self._heard_at = 0.0
 
@@ -75,7 +79,7 @@ class Connection:
                         self._messages.heartbeat, timeout=HEARTBEAT_TIMEOUT
                     )
             except ServiceError as error:
-                self._missed(error)
+                await self._missed(error)
             else:
                 self._heard()
                 if self._on_heartbeat is not None:
@@ -109,14 +113,19 @@ class Connection:
 
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
+        self._explanation = None
 
-    def _missed(self, error: ServiceError) -> None:
+    async def _missed(self, error: ServiceError) -> None:
         if is_final(error):
             raise error
         logger.info("%s: heartbeat not answered: %s", self._messages.name, error)
+        if self._explanation is None and self._explain is not None:
+            self._explanation = await self._explain()
+            if self._explanation:
+                logger.warning("%s: %s: %s", self._messages.name, self._link.address, self._explanation)
         silence = asyncio.get_running_loop().time() - self._heard_at
         if self._lost_after is not None and silence >= self._lost_after:
-            raise ServerUnreachable(self._link.address, error.message)
+            raise ServerUnreachable(self._link.address, self._explanation or error.message)
 
 
 @asynccontextmanager

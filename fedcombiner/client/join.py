@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import logging
+import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
-import grpc
 import httpx
 
 from fedcombiner.client.errors import JoinRefused, ServerUnreachable
 from fedcombiner.client.link import host_of, is_loopback
+from fedcombiner.client.trust import Trust
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.errors import printable
 
@@ -29,22 +30,17 @@ class Assignment:
     Attributes:
         address: `host:port`.
         host: the combiner's own name, which gateways may route by.
-        secure: TLS; with `certificate` (PEM) as the only root, else with the system's roots.
+        trust: whose certificates to believe there; None: it is spoken to without TLS.
     """
 
     address: str
     host: str
-    secure: bool = False
-    certificate: bytes | None = None
+    trust: Trust | None = None
 
     @classmethod
-    def at(cls, address: str) -> Assignment:
-        """A combiner without TLS whose address is known."""
-        return cls(address, host_of(address))
-
-    def credentials(self) -> grpc.ChannelCredentials | None:
-        """What a channel to it needs; None without TLS."""
-        return grpc.ssl_channel_credentials(self.certificate) if self.secure else None
+    def at(cls, address: str, trust: Trust | None = None) -> Assignment:
+        """A combiner whose address is known."""
+        return cls(address, host_of(address), trust)
 
 
 async def join(
@@ -53,12 +49,17 @@ async def join(
     *,
     token: str | None = None,
     preferred_combiner: str | None = None,
+    trust: Trust | None = None,
     give_up_after: float | None = None,
     backoff: Backoff = _BACKOFF,
 ) -> Assignment:
     """Ask the discovery service at the URL `discovery` which combiner to go to.
 
     While there is none yet (203), or discovery is away or overloaded, it is asked again.
+
+    `trust` is for an https `discovery`, and for the combiner, which has to speak TLS then. A certificate in
+    the assignment is the only one to believe at the combiner, as for FEDn's clients; but where a trust was
+    given, only if it came over https, for anyone on the way could have put another one there.
 
     Raises:
         JoinRefused: this client is not wanted (400, 401, and every other 4xx), the answer makes no sense, or
@@ -70,15 +71,20 @@ async def join(
     body = {"client_id": name, "preferred_combiner": preferred_combiner}
     url = f"{discovery.rstrip('/')}/add_client"
     async with httpx.AsyncClient(
-        headers=headers, timeout=_TIMEOUT, trust_env=proxies, follow_redirects=True
+        headers=headers,
+        timeout=_TIMEOUT,
+        trust_env=proxies,
+        follow_redirects=True,
+        verify=True if trust is None else trust.context(),
     ) as http:
 
         async def ask() -> Assignment:
             try:
                 response = await http.post(url, json=body)
             except httpx.TransportError as error:
-                raise _not_yet(discovery, str(error) or type(error).__name__) from error
-            return _read(discovery, response)
+                level = logging.WARNING if _refused_certificate(error) else logging.INFO
+                raise _not_yet(discovery, str(error) or type(error).__name__, level) from error
+            return _read(discovery, response, trust)
 
         return await retry(ask, on=ServerUnreachable, timeout=give_up_after, backoff=backoff)
 
@@ -93,7 +99,7 @@ def _host(discovery: str) -> str:
     return url.host
 
 
-def _read(discovery: str, response: httpx.Response) -> Assignment:
+def _read(discovery: str, response: httpx.Response, trust: Trust | None) -> Assignment:
     body = _json(response)
     message = printable(str(body.get("message") or response.reason_phrase))
     code = response.status_code
@@ -102,23 +108,21 @@ def _read(discovery: str, response: httpx.Response) -> Assignment:
     if code != 200:
         raise JoinRefused(f"discovery at {discovery} refused this client: {code} {message}")
     try:
-        return _assignment(body)
+        return _assignment(body, trust, verified=_verified(response))
     except (KeyError, TypeError, ValueError) as error:
         raise JoinRefused(
             f"discovery at {discovery} sent an assignment that makes no sense: {error!r}"
         ) from error
 
 
-def _assignment(body: dict[str, Any]) -> Assignment:
-    host, certificate = str(body["host"]), body.get("certificate")
-    if body.get("fqdn"):
-        return Assignment(f"{body['fqdn']}:443", host, secure=True)
-    address = f"{host}:{int(body['port'])}"
-    if certificate:
-        return Assignment(
-            address, host, secure=True, certificate=base64.b64decode(certificate, validate=True)
-        )
-    return Assignment(address, host)
+def _assignment(body: dict[str, Any], trust: Trust | None, *, verified: bool) -> Assignment:
+    host, fqdn, certificate = str(body["host"]), body.get("fqdn"), body.get("certificate")
+    address = f"{fqdn}:443" if fqdn else f"{host}:{int(body['port'])}"
+    if certificate and (verified or trust is None):
+        trust = Trust(base64.b64decode(certificate, validate=True))
+    elif fqdn:
+        trust = trust or Trust()
+    return Assignment(address, host, trust)
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:
@@ -129,6 +133,17 @@ def _json(response: httpx.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _not_yet(discovery: str, detail: str) -> ServerUnreachable:
-    logger.info("discovery at %s: %s", discovery, detail)
+def _verified(response: httpx.Response) -> bool:
+    """Whether nobody on the way had a hand in it."""
+    return all(step.url.scheme == "https" for step in (*response.history, response))
+
+
+def _refused_certificate(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _not_yet(discovery: str, detail: str, level: int = logging.INFO) -> ServerUnreachable:
+    logger.log(level, "discovery at %s: %s", discovery, detail)
     return ServerUnreachable(discovery, detail)

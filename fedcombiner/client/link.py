@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 import grpc.aio
 
+from fedcombiner.client.trust import Trust
 from fedcombiner.wire.pb import fedn_pb2_grpc
 from fedcombiner.wire.registry import NEW_PACKAGE, OLD_PACKAGE
 
@@ -26,8 +27,8 @@ _MAX_MESSAGE_BYTES = 256 << 20  # a job of thousands of clients is one message
 class Link(grpc.aio.Channel):
     """A channel that calls FEDn's services in `package`, and sends `metadata` with every call.
 
-    Generated stubs, which name the package `fedn`, can be used on it. The caller owns it: leave it as a
-    context manager, or `close` it.
+    With a `trust` it speaks TLS, else plaintext. Generated stubs, which name the package `fedn`, can be used
+    on it. The caller owns it: leave it as a context manager, or `close` it.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class Link(grpc.aio.Channel):
         *,
         metadata: Metadata = (),
         package: str = OLD_PACKAGE,
-        credentials: grpc.ChannelCredentials | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.address = address
         self._metadata = tuple(metadata)
         self._package = package
-        self._channel = _open(address, credentials)
+        self._channel = _open(address, trust)
         self.connector: ConnectorAsyncStub = fedn_pb2_grpc.ConnectorStub(self)
         self.combiner: CombinerAsyncStub = fedn_pb2_grpc.CombinerStub(self)
 
@@ -107,7 +108,7 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0] or address
 
 
-def _open(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def _open(address: str, trust: Trust | None) -> grpc.aio.Channel:
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         # A link is one connection of its own: a pool shared by target would merge clients of one process.
@@ -121,6 +122,6 @@ def _open(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_http_proxy", 0 if is_loopback(host_of(address)) else 1),
     ]
-    if credentials is None:
+    if trust is None:
         return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return grpc.aio.secure_channel(address, trust.credentials(), options=options)

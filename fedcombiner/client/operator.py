@@ -19,6 +19,7 @@ from fedcombiner.client.events import EventsCalls
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.patience import Progress
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
+from fedcombiner.client.trust import Trust
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
@@ -47,13 +48,16 @@ class OperatorClient(EventsCalls, Calls):
 
     Args:
         address: `host:port`.
+        trust: TLS, with servers that it holds for; None: plaintext.
         token: sent with every call; without TLS anyone on the way can read it.
     """
 
-    def __init__(self, address: str, *, token: str | None = None, patience: float = 0.0) -> None:
+    def __init__(
+        self, address: str, *, trust: Trust | None = None, token: str | None = None, patience: float = 0.0
+    ) -> None:
         self.address = address
         self._patience = patience
-        self.link = Link(address, metadata=token_metadata(token))
+        self.link = Link(address, metadata=token_metadata(token), trust=trust)
         self._control: ControlAsyncStub = fedn_pb2_grpc.ControlStub(self.link)
         self._jobs: JobsAsyncStub = combiner_pb2_grpc.JobsStub(self.link)
         self._sessions: SessionsAsyncStub = combiner_pb2_grpc.SessionsStub(self.link)

@@ -18,6 +18,7 @@ from typing import Final, Self
 from fedcombiner.client.connection import Connection, one_error
 from fedcombiner.client.link import Link, host_of, token_metadata
 from fedcombiner.client.messages import Messages, Task
+from fedcombiner.client.trust import Trust
 from fedcombiner.client.worker import Worker
 from fedcombiner.client.workload import Fetch, Metrics, Update, Workload
 
@@ -50,6 +51,7 @@ class SimulatedFleet:
         clients_per_connection: how many share a connection; 1 gives each a TCP connection of its own.
         ramp: seconds over which the clients come, evenly spread at random.
         seed: of that randomness.
+        trust: TLS, with servers that it holds for; None: plaintext.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SimulatedFleet:
         clients_per_connection: int = 100,
         heartbeat_interval: float = 2.0,
         ramp: float = 0.0,
+        trust: Trust | None = None,
         token: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -74,6 +77,7 @@ class SimulatedFleet:
         self._per_connection = clients_per_connection
         self._interval = heartbeat_interval
         self._ramp = ramp
+        self._trust = trust
         self._token = token
         self._rng = random.Random(seed)
         self._stack = AsyncExitStack()
@@ -122,7 +126,7 @@ class SimulatedFleet:
 
     def _link(self) -> Link:
         metadata = (("grpc-server", host_of(self._address)), *token_metadata(self._token))
-        return Link(self._address, metadata=metadata)
+        return Link(self._address, metadata=metadata, trust=self._trust)
 
     async def _run(self, links: Sequence[Link]) -> None:
         async with one_error() as tasks:

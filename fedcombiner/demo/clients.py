@@ -1,42 +1,69 @@
-"""The demo's clients, in a process of their own: `python -m fedcombiner.demo.clients HOST:PORT CLIENTS SEED`.
+"""The demo's clients, in a process of their own: `python -m fedcombiner.demo.clients`.
 
-Ends when its standard input is closed, which the kernel does however the parent ends.
+It reads an `Order` as a line of JSON, and ends when its standard input is closed, which the kernel does
+however the parent ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
 
-from fedcombiner.client import FederatedClient
+from fedcombiner.client import FederatedClient, Trust
 from fedcombiner.demo import digits
 
 Answer = tuple[Mapping[str, digits.Array], int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the process is to do. `authorities`: PEM to verify TLS with, of the public ones if empty."""
+
+    address: str
+    count: int
+    seed: int
+    tls: bool
+    authorities: str
+
+    @classmethod
+    def of(cls, address: str, count: int, seed: int, trust: Trust | None) -> Self:
+        authorities = b"" if trust is None else trust.authorities or b""
+        return cls(address, count, seed, trust is not None, authorities.decode("ascii", "ignore"))
+
+    @property
+    def trust(self) -> Trust | None:
+        return Trust(self.authorities.encode() or None) if self.tls else None
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def name(index: int) -> str:
     return f"digits-{index:02d}"
 
 
-def make_client(
-    address: str, index: int, own: digits.Data, held_out: digits.Data, seed: int
-) -> FederatedClient:
+def make_client(order: Order, index: int, own: digits.Data, held_out: digits.Data) -> FederatedClient:
     def train(model: digits.Parameters, config: Mapping[str, object]) -> Answer:
         round_id = int(str(config.get("round_id", "0")))
-        trained = digits.train(model, own, seed=seed * 1_000_003 + round_id * 1009 + index)
+        trained = digits.train(model, own, seed=order.seed * 1_000_003 + round_id * 1009 + index)
         return trained, len(own.digits), digits.evaluate(trained, own)
 
     def validate(model: digits.Parameters, config: Mapping[str, object]) -> Mapping[str, float]:
         return digits.evaluate(model, held_out)
 
-    return FederatedClient(name(index), train=train, validate=validate, address=address)
+    return FederatedClient(
+        name(index), train=train, validate=validate, address=order.address, trust=order.trust
+    )
 
 
-async def run(address: str, count: int, seed: int) -> None:
-    data, held_out = digits.load(seed)
-    shares = digits.split(data, count, seed)
-    clients = [make_client(address, i, own, held_out, seed) for i, own in enumerate(shares)]
+async def run(order: Order) -> None:
+    data, held_out = digits.load(order.seed)
+    shares = digits.split(data, order.count, order.seed)
+    clients = [make_client(order, i, own, held_out) for i, own in enumerate(shares)]
     closed = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
     tasks = [asyncio.ensure_future(client.run()) for client in clients]
     done, _ = await asyncio.wait([closed, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -48,9 +75,9 @@ async def run(address: str, count: int, seed: int) -> None:
 
 
 def main() -> None:
-    address, count, seed = sys.argv[1:]
+    order = Order(**json.loads(sys.stdin.readline()))
     try:
-        asyncio.run(run(address, int(count), int(seed)))
+        asyncio.run(run(order))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -18,9 +18,11 @@ from starlette.routing import Route
 from fedcombiner.client import FederatedClient
 from fedcombiner.client.errors import JoinRefused, ServerUnreachable
 from fedcombiner.client.join import Assignment, join
+from fedcombiner.client.trust import Trust
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.http import HttpServer
 from tests.rpc.client_kit import FakeCombiner, fake_services, running, serving
+from tests.tls_kit import Certificates
 
 SOON = Backoff(0.01, 0.02)
 ASSIGNED = {"status": "assigned", "host": "c", "port": 12080, "fqdn": None, "certificate": None}
@@ -84,13 +86,18 @@ async def test_an_assignment_without_sense_is_refused(body: dict[str, object]) -
             await join(url, "alice", backoff=SOON)
 
 
-async def test_a_combiner_behind_tls() -> None:
-    pem = b"-----BEGIN CERTIFICATE-----"
+async def test_a_combiner_behind_tls(certificates: Certificates) -> None:
+    pem = certificates.ca_pem
     body = {**ASSIGNED, "certificate": base64.b64encode(pem).decode()}
     async with discovering(FakeDiscovery(answer(200, **body))) as url:
-        assert await join(url, "a") == Assignment("c:12080", "c", secure=True, certificate=pem)
+        assert await join(url, "a") == Assignment("c:12080", "c", Trust(pem))
+        # What came over plain http may be anybody's, and this client was told whom to trust.
+        assert await join(url, "a", trust=Trust()) == Assignment("c:12080", "c", Trust())
     async with discovering(FakeDiscovery(answer(200, **{**ASSIGNED, "fqdn": "example.org"}))) as url:
-        assert await join(url, "a") == Assignment("example.org:443", "c", secure=True)
+        assert await join(url, "a") == Assignment("example.org:443", "c", Trust())
+        assert await join(url, "a", trust=Trust(pem)) == Assignment("example.org:443", "c", Trust(pem))
+    async with discovering(FakeDiscovery(answer(200, **ASSIGNED))) as url:
+        assert await join(url, "a", trust=Trust(pem)) == Assignment("c:12080", "c", Trust(pem))
 
 
 async def test_a_discovery_that_is_away_is_waited_for_no_longer_than_told() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,9 @@ import grpc
 import grpc.aio
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
-from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.http import HttpServer
-from fedcombiner.servicekit.metrics import Metrics
-from fedcombiner.servicekit.rpc import bind, build_server
 from fedcombiner.servicekit.tls import IdentityInFiles, pinned_context, trust_context
-from tests.tls_kit import Certificates, PairFiles
+from tests.tls_kit import Certificates, PairFiles, grpc_server, https_server
 
 DEADLINE = 10.0
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -30,24 +21,6 @@ REFUSED = {
     "wrong_name": "(?i)hostname|address mismatch",
     "unknown": "unable to get local issuer certificate",
 }
-
-
-@asynccontextmanager
-async def grpc_server(files: PairFiles | None) -> AsyncIterator[str]:
-    """A server with the health service; gives its address."""
-    metrics = Metrics()
-    server = build_server(metrics.rpc)
-    health = Health(metrics)
-    health.add_to(server)
-    identity = files and IdentityInFiles(files.certificate, files.key)
-    port = bind(server, "127.0.0.1", 0, identity=identity)
-    await health.start()
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(0)
-        await health.stop()
 
 
 async def check(address: str, ca: bytes | None) -> bytes:
@@ -62,20 +35,6 @@ async def check(address: str, ca: bytes | None) -> bytes:
         call: Any = channel.unary_unary(HEALTH)
         answer: bytes = await call(b"", timeout=DEADLINE)
         return answer
-
-
-@asynccontextmanager
-async def https_server(identity: IdentityInFiles) -> AsyncIterator[int]:
-    async def hello(_request: object) -> PlainTextResponse:
-        return PlainTextResponse("hello")
-
-    app = Starlette(routes=[Route("/", hello)])
-    server = HttpServer(app, "127.0.0.1", 0, identity=identity)
-    await server.start()
-    try:
-        yield server.port
-    finally:
-        await server.stop()
 
 
 async def get(url: str, trust: ssl.SSLContext) -> str:

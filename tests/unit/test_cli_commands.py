@@ -206,8 +206,9 @@ def test_watching_ends_with_the_fate_of_the_job(
 def test_the_demo_is_not_sent_to_a_server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
-    async def run(server: str | None, **others: object) -> float:
+    async def run(server: str | None, trust: object, **others: object) -> float:
         asked.append(server)
+        assert trust is None
         return 0.95
 
     monkeypatch.setattr(demo, "run", run)
