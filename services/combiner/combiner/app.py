@@ -50,6 +50,7 @@ log = structlog.get_logger()
 
 Started = Callable[[int, int], None]
 Services = Callable[["CombinerApp"], Mapping[str, object]]
+Wrap = Callable[[Shared, ModelStore], tuple[Shared, ModelStore]]
 # FEDn's clients cannot live with INTERNAL on these; a bug there is UNAVAILABLE to them.
 CLIENT_SERVICES = tuple(
     f"{package}.{service}"
@@ -221,10 +222,13 @@ async def serve(
     stop: Stop,
     started: Started = lambda _port, _metrics_port: None,
     services: Services = lambda app: app.servicers,
+    *,
+    wrap: Wrap = lambda shared, store: (shared, store),
 ) -> None:
     """Run a combiner until the stop. `started` is told its ports as soon as it takes calls.
 
     `services` chooses what is served, by the names of the services; it is called once, in the running loop.
+    `wrap` may put something between the combiner and its back ends.
 
     Raises:
         StartupError: a port is taken, or a setting cannot be.
@@ -236,7 +240,7 @@ async def serve(
     limits = Limits(max_running_jobs=settings.max_running_jobs)
     shared = RedisState(settings.redis_url.get_secret_value(), limits=limits)
     store = make_store(settings)
-    app = CombinerApp(settings, replica_name(), shared, store, metrics, health, supervisor)
+    app = CombinerApp(settings, replica_name(), *wrap(shared, store), metrics, health, supervisor)
     server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
     servicers = services(app)
     add_services(server, servicers)

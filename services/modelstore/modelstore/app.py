@@ -38,9 +38,14 @@ def build_servicer(settings: ModelstoreSettings, store: ModelStore, metrics: Met
 
 
 async def serve(
-    settings: ModelstoreSettings, stop: Stop, started: Started = lambda _port, _metrics_port: None
+    settings: ModelstoreSettings,
+    stop: Stop,
+    started: Started = lambda _port, _metrics_port: None,
+    *,
+    wrap: Callable[[ModelStore], ModelStore] = lambda store: store,
 ) -> None:
-    """Run a modelstore until the stop. `started` is told its ports as soon as it takes calls.
+    """Run a modelstore until the stop. `started` is told its ports as soon as it takes calls; `wrap` may put
+    something between the service and its store.
 
     Raises:
         StartupError: a port is taken, or a setting cannot be.
@@ -50,7 +55,7 @@ async def serve(
     health = Health(metrics)
     supervisor = Supervisor(stop)
     backend = health.backends.register("store")
-    store = make_store(settings)
+    store = wrap(make_store(settings))
     servicers: Mapping[str, object] = {"ModelService": build_servicer(settings, store, metrics)}
     # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
     server = build_server(metrics.rpc, unavailable_on_bug=service_names(servicers))

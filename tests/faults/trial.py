@@ -1,0 +1,203 @@
+"""One session on the stack, with faults in it, and everything that must be true meanwhile and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import psutil
+
+from fedcombiner.client.operator import OperatorClient
+from fedcombiner.client.transfer import download_bytes
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+from tests.faults.conductor import Point
+from tests.faults.faults import Fault, Struck, name_of, strike
+from tests.faults.fleet import CLIENTS, NAMES, Fleet, expected_shares, seed_model
+from tests.faults.stack import COMBINERS, Stack
+
+REACH_S: Final = 60.0
+SESSION_S: Final = 150.0
+LOOK_S: Final = 0.02
+CONFIG: Final[Mapping[str, object]] = {
+    "rounds": 1,
+    "clients_required": CLIENTS,
+    "clients_requested": CLIENTS,
+    "round_timeout": 100,
+    "wait_for_clients": 100,
+    "client_grace": 90,
+    "validate": True,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a session with faults came to.
+
+    Attributes:
+        seconds: from the first fault to the end of the session.
+        takeover: seconds from a fault of the job's owner until another replica owned it; None: it needed not.
+        errors: SendModelUpdate calls that ended with an error at a client.
+        updates: how many are in the aggregate.
+    """
+
+    seconds: float
+    takeover: float | None
+    errors: int
+    updates: int
+
+
+class Trial:
+    """A stack with its fleet, an operator and a seed model. Use as `async with`."""
+
+    def __init__(self) -> None:
+        self.stack = Stack()
+        self.fleet = Fleet(self.stack.gateway)
+        self.operator = OperatorClient(self.stack.gateway, patience=SESSION_S)
+        self._seed = ""
+        self._undisturbed = ""  # sha256 of the aggregate
+
+    async def __aenter__(self) -> Self:
+        await self.stack.__aenter__()
+        await self.fleet.__aenter__()
+        try:
+            self._seed = (await self.operator.put_model(seed_model())).model_id
+            await self.run(())
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.fleet.__aexit__(kind, error, trace)
+        await self.operator.close()
+        await self.stack.__aexit__(kind, error, trace)
+
+    async def run(self, faults: Sequence[Fault]) -> Outcome:
+        """One session with these faults, one after the other. AssertionError: a promise is broken."""
+        errors = self.fleet.errors
+        if faults:
+            await self.stack.conductor.arm(faults[0].point)
+        running = asyncio.create_task(self._session(), name="session")
+        struck: list[Struck] = []
+        begun, takeover = time.monotonic(), None
+        try:
+            points = [fault.point for fault in faults]
+            for fault, following in zip_longest(faults, points[1:]):
+                pid = await self._someone_at(fault.point, running)
+                await self.check_confirmed()
+                owner = await self._owner()
+                name = name_of(self.stack, pid) if fault.victim == "self" else fault.victim
+                owned = name in COMBINERS and _is_process(owner, self.stack.programs[name].pid)
+                struck.append(await strike(self.stack, name, fault.how))
+                self.stack.conductor.arm_next(following)
+                if owned and takeover is None:
+                    takeover = await self._taken_over(owner, running, struck[-1].at)
+            session = await running
+            seconds = time.monotonic() - (struck[0].at if struck else begun)
+        finally:
+            running.cancel()
+            self.stack.conductor.arm_next(None)
+            await asyncio.gather(*(one.recovered for one in struck))
+        await self._verify(session)
+        return Outcome(seconds, takeover, self.fleet.errors - errors, CLIENTS)
+
+    async def _session(self) -> pb.Session:
+        try:
+            async with asyncio.timeout(SESSION_S):
+                session_id = str(uuid.uuid4())
+                await self.operator.start_session(CONFIG, model_id=self._seed, session_id=session_id)
+                return await self.operator.wait_session(session_id)
+        except TimeoutError:
+            raise AssertionError(f"the session did not end in {SESSION_S:g} s") from None
+
+    async def _someone_at(self, point: Point, running: asyncio.Task[pb.Session]) -> int:
+        reached = asyncio.ensure_future(self.stack.conductor.reached())
+        try:
+            await asyncio.wait({reached, running}, timeout=REACH_S, return_when=asyncio.FIRST_COMPLETED)
+            assert reached.done(), f"nobody came to this step: {point}"
+            return reached.result()
+        finally:
+            reached.cancel()
+
+    # --- the promises
+
+    async def check_confirmed(self) -> None:
+        """What a client was told to be received is in the journal, now and not a little later."""
+        await self.fleet.round_trip()
+        recorded = await self._recorded()
+        for task, update in self.fleet.confirmed().items():
+            assert recorded.get(task, update) == update, f"confirmed and not recorded: {update}"
+
+    async def _recorded(self) -> Mapping[str, str]:
+        """Task id -> update id ("" if none) of the jobs whose journals are there."""
+        async with self.stack.state as state:
+            keys = [key async for key in state.scan_iter("fc:clients:*", count=1000)]
+            rows = [json.loads(row) for key in keys for row in await state.hvals(key)]
+        return {row[1]: row[2] for row in rows}
+
+    async def _owner(self) -> str:
+        """The replica that owns the job, or the session while there is no job; empty if nobody does."""
+        async with self.stack.state as state:
+            leases = await state.hgetall("fc:leases")
+        owners = {work.partition(":")[0]: lease.split(" ", 2)[2] for work, lease in leases.items()}
+        return str(owners.get("job", owners.get("session", "")))
+
+    async def _taken_over(self, owner: str, running: asyncio.Task[pb.Session], since: float) -> float | None:
+        while not running.done():
+            if await self._owner() not in (owner, ""):
+                return time.monotonic() - since
+            await asyncio.sleep(LOOK_S)
+        return None
+
+    async def _verify(self, session: pb.Session) -> None:
+        self.fleet.check()
+        assert (session.state, session.failed_rounds) == (pb.SUCCEEDED, 0), f"session: {session}"
+        jobs = await self.operator.list_jobs(session_id=session.session_id)
+        assert [job.kind for job in jobs] == [pb.TRAINING, pb.VALIDATION], jobs
+        for job in jobs:
+            assert job.state == pb.SUCCEEDED, job
+            assert sorted(job.accepted) == sorted(NAMES), job
+            assert not [*job.rejected, *job.failed, *job.unrecorded], job
+        await self.check_confirmed()
+        await self._verify_model(session, jobs[0])
+        await self._verify_nothing_is_left()
+
+    async def _verify_model(self, session: pb.Session, job: pb.Job) -> None:
+        models = await self.operator.list_models(session_id=session.session_id)
+        assert [model.model_id for model in models] == [job.model_id], f"models of one round: {models}"
+        assert session.model_id == job.model_id
+        assert len(models[0].client_metrics) == CLIENTS, models[0]
+        content = await download_bytes(self.operator.link, job.model_id)
+        with np.load(io.BytesIO(content)) as arrays:
+            shares = [float(share) for share in arrays["who"]]
+        assert shares == expected_shares(), f"who is in the aggregate, and how often: {shares}"
+        sha = hashlib.sha256(content).hexdigest()
+        self._undisturbed = self._undisturbed or sha
+        assert sha == self._undisturbed, "the aggregate's bytes differ from the undisturbed run's"
+
+    async def _verify_nothing_is_left(self) -> None:
+        async with self.stack.state as state:
+            tasks = [key async for key in state.scan_iter("fc:tasks:*", count=1000)]
+            running = [*await state.smembers("fc:running:job"), *await state.smembers("fc:running:session")]
+            leases = [work for work in await state.hkeys("fc:leases") if not work.startswith("replica:")]
+        assert not [*tasks, *running, *leases], f"left in Redis: {tasks} {running} {leases}"
+        ours = {program.pid for program in self.stack.programs.values()}
+        found = {child.pid for child in psutil.Process().children() if child.is_running()}
+        assert ours <= found, f"processes that are gone: {ours - found}"
+
+
+def _is_process(replica: str, pid: int) -> bool:
+    """Whether a replica's name (host-pid-random) is that of this process."""
+    return replica.split("-")[-2:-1] == [str(pid)]
