@@ -38,8 +38,8 @@ class _Peer:
 
 
 class Conductor:
-    """At most one point is armed at a time, in all processes of its role, also those that start later. The first that
-    comes to it is stopped there; the others are let through.
+    """At most one point is armed at a time, in all processes of its role, also those that start later. The
+    first that comes to it is stopped there; the others are let through.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -64,7 +64,7 @@ class Conductor:
             peer.writer.close()
 
     async def arm(self, point: Point) -> None:
-        """Returns when all processes of the role that are connected know. Raises TimeoutError: one is stopped."""
+        """Returns when all processes of the role that are connected know; none may be stopped."""
         self.arm_next(point)
         wanted = {(self._number, peer.pid) for peer in self._peers if peer.role == point.role}
         async with asyncio.timeout(ACKNOWLEDGED_S), self._changed:

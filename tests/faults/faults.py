@@ -28,7 +28,9 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """At `point` something happens to `victim`: the process that came there (`self`), or another program by name."""
+    """At `point` something happens to `victim`: the process that came there (`self`), or another program by
+    name.
+    """
 
     point: Point
     victim: str

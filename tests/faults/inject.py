@@ -1,13 +1,13 @@
 """Inside a service under test: adapters around its back ends that stop at a named step and wait.
 
-The harness (`tests.faults.conductor`) says over a Unix socket at which step; a process that comes to it says so
-and goes on when it is told to, if it still lives then. One JSON object a line:
+The harness (`tests.faults.conductor`) says over a Unix socket at which step; a process that comes to it says
+so and goes on when it is told to, if it still lives then. One JSON object a line:
 
     to the harness:    {"role": ..., "pid": ...}   {"armed": n}   {"reached": n}
     from the harness:  {"arm": "jobs.commit", "when": "before", "number": n}   {"go": n}
 
-A step is one call of a port: `jobs.commit`, `store.head`. `before` it nothing has happened; `after` it everything
-has, and this process does not know it yet.
+A step is one call of a port: `jobs.commit`, `store.head`. `before` it nothing has happened; `after` it
+everything has, and this process does not know it yet.
 """
 
 from __future__ import annotations

@@ -25,10 +25,17 @@ def free_address() -> str:
 
 
 class Program:
-    """One program of the stack, as one process at a time. `ready_at` is a URL that answers 200 when it serves."""
+    """One program of the stack, as one process at a time. `ready_at` is a URL that answers 200 when it
+    serves.
+    """
 
     def __init__(
-        self, name: str, argv: Sequence[str], directory: Path, ready_at: str, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        directory: Path,
+        ready_at: str,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._argv = argv
@@ -68,7 +75,9 @@ class Program:
                         assert self.alive, f"{self.name} ended: see {self._log}"
                         await asyncio.sleep(0.05)
             except TimeoutError:
-                raise AssertionError(f"{self.name} was not ready after {READY_S:g} s: see {self._log}") from None
+                raise AssertionError(
+                    f"{self.name} was not ready after {READY_S:g} s: see {self._log}"
+                ) from None
 
     async def _answers(self, http: httpx.AsyncClient) -> bool:
         try:

@@ -1,7 +1,7 @@
 """A service as its own process, with faults: `python -m tests.faults.service combiner|modelstore`.
 
-The settings are those of the service, in the environment; only the object graph is told to put the fault-injecting
-adapters around the back ends.
+The settings are those of the service, in the environment; only the object graph is told to put the
+fault-injecting adapters around the back ends.
 """
 
 from __future__ import annotations

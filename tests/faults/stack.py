@@ -1,7 +1,9 @@
 """The whole stack as real processes, with a wire that can be cut in front of every port.
 
     clients ─▶ HAProxy ─┬─ wire ─▶ combiner-1, combiner-2 ─┬─ wire ─▶ Redis
-                        └─ wire ─▶ modelstore ─────────────┴─ wire ─▶ MinIO (or a directory, where there is none)
+                        └─ wire ─▶ modelstore ─────────────┴─ wire ─▶ MinIO
+
+Where there is no MinIO, models are in a directory.
 """
 
 from __future__ import annotations
@@ -193,4 +195,3 @@ class Stack:
                 "MINIO_SECRET_KEY": f"{role}-secret",
             }
         return made
-

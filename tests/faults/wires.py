@@ -10,8 +10,8 @@ BLOCK = 256 << 10
 
 
 class Wire:
-    """Forwards what comes to `address` to `target`, both `host:port`, until it is cut: then all connections break
-    and new ones are refused until it is mended.
+    """Forwards what comes to `address` to `target`, both `host:port`, until it is cut: then all connections
+    break and new ones are refused until it is mended.
     """
 
     def __init__(self, target: str) -> None:

@@ -3,7 +3,7 @@ left behind.
 
 Two loops and one task for each piece of work:
 - the claim loop sleeps until the log says that something was queued or ended;
-- the renew loop, three times in a lease window and whenever something was released, renews all leases in one
+- the renew loop, four times in a lease window and whenever something was released, renews all leases in one
   step and watches those of the others.
 """
 
@@ -50,7 +50,7 @@ class Worker:
         self._shared = shared
         self._run = run
         self._guard = guard
-        self._renew_every = lease_window / 3
+        self._renew_every = lease_window / 4
         # A look that took longer says nothing about others: Redis or this process was held up.
         self._healthy_look = lease_window / 6
         self._monotonic = monotonic
