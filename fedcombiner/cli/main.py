@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedcombiner.cli import demo as training
-from fedcombiner.cli import events, resources, storage
+from fedcombiner.cli import events, resources, status, storage, upkeep
 from fedcombiner.cli.output import (
     INTERRUPTED,
     JOB_FAILED,
@@ -39,9 +39,10 @@ app.add_typer(resources.models, name="model")
 app.add_typer(resources.sessions, name="session")
 app.add_typer(resources.jobs, name="job")
 app.add_typer(storage.app, name="storage")
-app.command()(resources.status)
+app.command()(status.status)
 app.command()(resources.clients)
 app.command()(events.events)
+app.command()(upkeep.gc)
 
 
 def _version(wanted: bool) -> None:

@@ -90,6 +90,12 @@ async def unreachable(error: ServerUnreachable, trust: Trust | None) -> str:
     return f"{error.address}: {trouble}\n  {hint}"
 
 
+def confirm(question: str) -> None:
+    """Ask on stderr, so that what a program reads stays clean; ends the command if the answer is no."""
+    if not typer.confirm(question, err=True):
+        raise fail("nothing was done; --yes does it without a question", JOB_FAILED)
+
+
 def print_json(row: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()

@@ -36,12 +36,6 @@ Limit = Annotated[int, typer.Option(min=0, help="The newest N; 0: as many as the
 
 
 @remote
-def status(context: typer.Context) -> None:
-    """What the combiner does now."""
-    show_one(context, call(context, lambda operator: operator.report()))
-
-
-@remote
 def clients(
     context: typer.Context, all: Annotated[bool, typer.Option(help="Also those that are away.")] = False
 ) -> None:

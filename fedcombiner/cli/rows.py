@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
-from fedcombiner.wire.pb.combiner.v1 import events_pb2
+from fedcombiner.wire.pb.combiner.v1 import events_pb2, upkeep_pb2
 
 Row = dict[str, Any]
 
@@ -125,4 +125,64 @@ def event(record: events_pb2.Event) -> Row:
         "accepted": record.accepted if of_job else None,
         "rejected": record.rejected if of_job else None,
         "failed": record.failed if of_job else None,
+    }
+
+
+def removal(record: upkeep_pb2.Removal, *, removed: bool) -> Row:
+    return {
+        "kind": record.kind,
+        "id": record.id,
+        "why": record.why,
+        "size": record.size,
+        "session_id": _none(record.session_id),
+        "removed": removed,
+    }
+
+
+def status(record: upkeep_pb2.StackStatus, server: str) -> Row:
+    """What only Redis knows is `null` while it is away."""
+    known = bool(record.now)
+    return {
+        "server": server,
+        "name": record.name,
+        "version": record.version,
+        "replica": record.replica,
+        "readiness": record.readiness,
+        "backends": {b.name: {"up": b.up, "error": _none(b.error)} for b in record.backends},
+        "replicas": list(record.replicas) if known else None,
+        "clients": record.clients if known else None,
+        "trainers": record.trainers if known else None,
+        "validators": record.validators if known else None,
+        "sessions": [_session_in_brief(s) for s in record.running_sessions] if known else None,
+        "queued_sessions": record.queued_sessions if known else None,
+        "jobs": [_job_in_brief(j) for j in record.running_jobs] if known else None,
+        "queued_jobs": record.queued_jobs if known else None,
+        "newest_model": model(record.newest_model) if record.HasField("newest_model") else None,
+        "at": _time(record.now),
+    }
+
+
+def _session_in_brief(record: upkeep_pb2.SessionInBrief) -> Row:
+    return {
+        "session_id": record.session_id,
+        "state": pb.State.Name(record.state),
+        "rounds_done": record.rounds_done,
+        "rounds": record.rounds,
+        "current_job_id": _none(record.current_job_id),
+    }
+
+
+def _job_in_brief(record: upkeep_pb2.JobInBrief) -> Row:
+    return {
+        "job_id": record.job_id,
+        "kind": pb.Kind.Name(record.kind).lower(),
+        "state": pb.State.Name(record.state),
+        "phase": _none(record.phase),
+        "round_id": _none(record.round_id),
+        "session_id": _none(record.session_id),
+        "asked": record.asked,
+        "accepted": record.accepted,
+        "rejected": record.rejected,
+        "failed": record.failed,
+        "deadline_at": _time(record.deadline_at),
     }

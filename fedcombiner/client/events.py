@@ -22,8 +22,7 @@ class EventsCalls(Calls):
     ) -> list[pb.Event]:
         """The last `limit` events (at most 1000) about a session, a job, a client, or all; oldest first."""
         request = pb.WatchEventsRequest(recent=limit, session_id=session_id, job_id=job_id, client=client)
-        stub: EventsAsyncStub = events_pb2_grpc.EventsStub(self.link)
-        return await self._list(lambda: stub.Watch(request))
+        return await self._list(lambda: self._events.Watch(request))
 
     async def watch_events(
         self, recent: int = 0, *, session_id: str = "", job_id: str = "", client: str = ""
@@ -36,9 +35,12 @@ class EventsCalls(Calls):
         request = pb.WatchEventsRequest(
             recent=recent, follow=True, session_id=session_id, job_id=job_id, client=client
         )
-        stub: EventsAsyncStub = events_pb2_grpc.EventsStub(self.link)
-        async with aclosing(self._watch(lambda: stub.Watch(request))) as events:
+        async with aclosing(self._watch(lambda: self._events.Watch(request))) as events:
             async for event in events:
                 request.cursor = event.cursor
                 if event.what != WATCHING:
                     yield event
+
+    @property
+    def _events(self) -> EventsAsyncStub:
+        return events_pb2_grpc.EventsStub(self.link)

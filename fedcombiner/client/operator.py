@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from fedcombiner.client.arrays import write_arrays
-from fedcombiner.client.calls import TIMEOUT, Calls
+from fedcombiner.client.calls import TIMEOUT
 from fedcombiner.client.events import EventsCalls
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.patience import Progress
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
 from fedcombiner.client.trust import Trust
+from fedcombiner.client.upkeep import UpkeepCalls
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
@@ -39,7 +40,7 @@ ENDED: Final = frozenset({pb.SUCCEEDED, pb.FAILED, pb.CANCELLED})
 _LOOK_AGAIN: Final = 0.2  # seconds
 
 
-class OperatorClient(EventsCalls, Calls):
+class OperatorClient(EventsCalls, UpkeepCalls):
     """Typed calls to one combiner. Leave it as a context manager, or `close` it.
 
     Everything raises `ServerUnreachable` when there is no answer for `patience` seconds (0: at the first

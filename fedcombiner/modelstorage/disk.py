@@ -34,6 +34,7 @@ from fedcombiner.modelstorage.store import (
     ObjectKey,
     ObjectNotFound,
     StoreUnavailable,
+    is_id,
 )
 from fedcombiner.modelstorage.workers import Workers
 
@@ -112,7 +113,10 @@ class DiskStore:
         return self._root / key.kind / key.id
 
     def _names(self, kind: Kind, prefix: str) -> Sequence[str]:
-        return sorted(name for name in os.listdir(self._root / kind) if name.startswith(prefix))
+        """What somebody else left there (a file of the file manager, a backup) is no object."""
+        return sorted(
+            name for name in os.listdir(self._root / kind) if name.startswith(prefix) and is_id(name)
+        )
 
     def _infos(self, kind: Kind, names: Sequence[str]) -> Sequence[ObjectInfo]:
         keys = (ObjectKey(kind, name) for name in names)

@@ -34,9 +34,13 @@ def parse_id(text: str, field: str = "id") -> str:
     Raises:
         InvalidArgument: it is not an id; `field` is named in the message.
     """
-    if not _ID.fullmatch(text):
+    if not is_id(text):
         raise InvalidArgument(field, text, _ID_ALLOWED)
     return text
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,16 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, Service
 from google.protobuf.message_factory import GetMessageClass
 
 from fedcombiner.wire.pb import fedn_pb2
-from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, events_pb2
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, events_pb2, upkeep_pb2
 
 OLD_PACKAGE = "grpc"
 NEW_PACKAGE = "fedn"
 OWN_PACKAGE = "combiner.v1"
-OWN_FILES: tuple[FileDescriptor, ...] = (combiner_pb2.DESCRIPTOR, events_pb2.DESCRIPTOR)
+OWN_FILES: tuple[FileDescriptor, ...] = (
+    combiner_pb2.DESCRIPTOR,
+    events_pb2.DESCRIPTOR,
+    upkeep_pb2.DESCRIPTOR,
+)
 
 _WITH_PACKAGE = "__wire_with_package__"
 _RAW = "__wire_raw_messages__"

@@ -29,10 +29,14 @@ from combiner.servicers.control import ControlServicer, ReducerServicer
 from combiner.servicers.events import EventsServicer
 from combiner.servicers.operator import ClientsServicer, JobsServicer, ModelsServicer, SessionsServicer
 from combiner.servicers.streams import CombinerServicer
+from combiner.servicers.upkeep import REDIS, UpkeepServicer
 from combiner.settings import CombinerSettings, replica_name
 from combiner.statuses import Statuses
 from combiner.streams import StreamHub
 from combiner.tuning import Tuning
+from combiner.upkeep.garbage import Garbage
+from combiner.upkeep.housekeeper import Housekeeper
+from combiner.upkeep.pruning import Pruning
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
@@ -85,7 +89,7 @@ class CombinerApp:
         self.store = store
         self._health = health
         self._supervisor = supervisor
-        self._redis = health.backends.register("redis")
+        self._redis = health.backends.register(REDIS)
         self._objects = health.backends.register("store")
         self._scratch = ScratchArea(settings.scratch)
         self._announcer = _announcer(settings, discovery_trust)
@@ -115,10 +119,12 @@ class CombinerApp:
             lease_window=windows.lease,
         )
         self.feed.listen(self._on_event)
-        self.servicers = self._servicers(settings, windows)
+        self._garbage = Garbage(shared, store)
+        self._housekeeper = _housekeeper(settings, replica, shared, self._garbage, meter)
+        self.servicers = self._servicers(settings, replica, windows)
         self._watch(meter)
 
-    def _servicers(self, settings: CombinerSettings, windows: Windows) -> Mapping[str, object]:
+    def _servicers(self, settings: CombinerSettings, replica: str, windows: Windows) -> Mapping[str, object]:
         shared = self.shared
         catalog = self.catalog
         return {
@@ -131,6 +137,14 @@ class CombinerApp:
             "Models": ModelsServicer(shared, catalog),
             "Clients": ClientsServicer(shared, round(windows.client * 1000)),
             "Events": EventsServicer(shared.history),
+            "Upkeep": UpkeepServicer(
+                settings.name,
+                replica,
+                shared,
+                self._health,
+                self._garbage,
+                Pruning(shared, self.store),
+            ),
         }
 
     def _watch(self, meter: CombinerMetrics) -> None:
@@ -172,6 +186,8 @@ class CombinerApp:
         )
         spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
+        if self._housekeeper is not None:
+            spawn("house-keeping", self._housekeeper.run())
         if self._announcer is not None:
             spawn("announce", self._announcer.run())
 
@@ -202,6 +218,13 @@ class CombinerApp:
         await self.inbox.close()
         self._workshop.close()
         await asyncio.to_thread(self._scratch.close)
+
+
+def _housekeeper(
+    settings: CombinerSettings, replica: str, shared: Shared, garbage: Garbage, meter: CombinerMetrics
+) -> Housekeeper | None:
+    every = settings.housekeeping_seconds
+    return Housekeeper(replica, shared.upkeep, garbage, every, meter.removed) if every else None
 
 
 def _announcer(settings: CombinerSettings, trust: ssl.SSLContext | None) -> Announcer | None:

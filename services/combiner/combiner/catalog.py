@@ -7,11 +7,11 @@ import asyncio
 import structlog
 
 from combiner.domain.types import Model
-from combiner.ports import Models
+from combiner.ports import Conflict, Models
 from fedcombiner.modelstorage.formats import FormatError
 from fedcombiner.modelstorage.formats.npz import read_spec
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, parse_id
-from fedcombiner.servicekit.errors import InvalidArgument, NotFound
+from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound
 
 log = structlog.get_logger()
 
@@ -27,6 +27,7 @@ class Catalog:
 
         Raises:
             NotFound: there is neither.
+            Aborted: a model of that id is being removed.
             InvalidArgument: it is no id, or the upload is no model that could be averaged.
         """
         parse_id(model_id, field)
@@ -40,10 +41,14 @@ class Catalog:
                 raise NotFound(f"{field}: there is no model and no completed upload named {model_id}")
             await self._check(upload, field)
             info = await self._store.copy(upload, target)
+        try:
+            model = await self._models.register(
+                Model(model_id=model_id, size=info.size, sha256=info.sha256, name=name)
+            )
+        except Conflict as error:
+            raise Aborted(f"{field}: {error}; choose another id, or try again in an hour") from error
         log.info("model registered", model_id=model_id, size=info.size)
-        return await self._models.register(
-            Model(model_id=model_id, size=info.size, sha256=info.sha256, name=name)
-        )
+        return model
 
     async def _check(self, key: ObjectKey, field: str) -> None:
         async with self._store.local_file(key) as path:

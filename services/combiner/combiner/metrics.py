@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from combiner.domain.types import Kind, Reason, State
 from combiner.ports import Verdict
+from combiner.upkeep.removal import Kind as RemovedKind
 from fedcombiner.servicekit.metrics import Metrics
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -30,6 +31,9 @@ class CombinerMetrics:
             part: metrics.histogram(f"{part}_seconds", f"Time spent {part} one update or aggregate.", SECONDS)
             for part in ("checking", "folding", "writing")
         }
+        self._removed = metrics.counters(
+            "housekeeping_removed_total", "What house-keeping has removed.", kind=list(RemovedKind)
+        )
         self._gauges = metrics
 
     def job_ended(self, kind: str, state: str) -> None:
@@ -48,6 +52,9 @@ class CombinerMetrics:
 
     def part(self, part: str, seconds: float) -> None:
         self._fold[part].observe(seconds)
+
+    def removed(self, kind: str) -> None:
+        self._removed.labels(kind).inc()
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""

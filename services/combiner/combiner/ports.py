@@ -71,6 +71,15 @@ class LeaseView:
 
 
 @dataclass(frozen=True, slots=True)
+class JobBrief:
+    """A job without its clients."""
+
+    job_id: str
+    state: State
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     client: str
     task_id: str
@@ -239,6 +248,9 @@ class Jobs(Protocol):
     async def counts(self) -> Mapping[str, int]:
         """Jobs by state: QUEUED and RUNNING."""
 
+    async def of_updates(self, update_ids: Sequence[str]) -> Mapping[str, JobBrief]:
+        """Update id -> the job that received it, for those that a job known here received."""
+
 
 class Sessions(Protocol):
     async def start(self, session: Session) -> Session:
@@ -250,6 +262,9 @@ class Sessions(Protocol):
     async def get(self, session_id: str) -> Session | None: ...
 
     def list(self, *, limit: int = 1000) -> AsyncIterator[Session]: ...
+
+    async def unended(self) -> Sequence[str]:
+        """Ids of the running sessions, then of the queued ones in their order."""
 
     async def claim(self, replica: str) -> Lease | None: ...
 
@@ -271,7 +286,10 @@ class Conflict(Exception):
 
 class Models(Protocol):
     async def register(self, model: Model) -> Model:
-        """An id that is registered already keeps its first record."""
+        """An id that is registered already keeps its first record.
+
+        Conflict if its object is being removed.
+        """
 
     async def get(self, model_id: str) -> Model | None: ...
 
@@ -279,6 +297,25 @@ class Models(Protocol):
         """The newest global model: the last one that a job committed, else the last one put."""
 
     def list(self, *, session_id: str = "", limit: int = 1000) -> AsyncIterator[Model]: ...
+
+    async def in_use(self) -> set[str]:
+        """The newest models, and those of jobs and sessions that have not ended."""
+
+    async def forget(self, ids: Sequence[str]) -> Sequence[str]:
+        """Remove records, but of no model in use. Returns whose object is to be removed next.
+
+        A crash before that leaves an object that no record names, never a record without its object. For an
+        hour such an id cannot be registered again: see `condemn`.
+        """
+
+    async def unregistered(self, ids: Sequence[str]) -> Sequence[str]:
+        """Those of the ids that are no registered models."""
+
+    async def condemn(self, ids: Sequence[str]) -> Sequence[str]:
+        """Those of the ids that are no registered models and cannot become one for an hour from now on.
+
+        Whoever would register it meanwhile gets Conflict: so an object without a record can be removed.
+        """
 
 
 class View(StrEnum):
@@ -368,6 +405,9 @@ class Leases(Protocol):
     async def take_over(self, seen: LeaseView, replica: str) -> Lease | None:
         """Take work whose lease is still exactly as seen (same token, same beat)."""
 
+    async def views(self) -> list[LeaseView]:
+        """All leases as they are now."""
+
     async def release(self, lease: Lease) -> None:
         """Give the work back to whoever wants it now (drain); adds a `released` event.
 
@@ -388,6 +428,36 @@ class Log(Protocol):
 
     async def now_ms(self) -> int:
         """Redis's clock; also tells whether Redis answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What retention (docs/state.md) no longer keeps, by their ids, the oldest first."""
+
+    jobs: Sequence[str]
+    sessions: Sequence[str]
+    clients: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.sessions or self.clients)
+
+
+class Upkeep(Protocol):
+    """House-keeping: what of the shared state can go, and which replica sees to it."""
+
+    async def expired(self, most: int) -> Expired:
+        """What `purge` would remove: at most so many of each kind."""
+
+    async def purge(self, most: int) -> Expired: ...
+
+    async def begin(self, replica: str, *, hold_ms: int, every_ms: int) -> int:
+        """0: house-keeping is due, and this replica's for `hold_ms`; ask again to hold it longer.
+
+        Else after how many milliseconds to ask again: it is not due yet, or another replica's.
+        """
+
+    async def done(self, replica: str, *, every_ms: int) -> None:
+        """Give it back; it is due again in `every_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +506,7 @@ class Shared(Protocol):
     log: Log
     history: History
     settings: Settings
+    upkeep: Upkeep
 
 
 def outcomes(job: Job) -> tuple[list[Outcome], list[Outcome]]:

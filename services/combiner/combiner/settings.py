@@ -56,6 +56,9 @@ class CombinerSettings(StoreSettings):
     answer_hold_seconds: Seconds = Field(
         2.0, description="seconds that other answers are held while a back end is away"
     )
+    housekeeping_seconds: float = Field(
+        3600.0, ge=0, le=86_400, description="seconds between two house-keepings, 0 to 86400 (0: none)"
+    )
 
     @property
     def advertises_tls(self) -> bool:

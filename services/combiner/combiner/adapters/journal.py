@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
 from combiner.domain.types import ClientRecord, Job, Model, NewJob, State
-from combiner.ports import Ask, Lease, Received, Verdict
+from combiner.ports import Ask, JobBrief, Lease, Received, Verdict
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_DETAIL = 500  # characters
@@ -47,7 +48,7 @@ class RedisJobs:
         return codec.client(client, text) if text else None
 
     async def unended(self) -> Sequence[str]:
-        ids: Sequence[str] = await self._run("jobs_unended")
+        ids: Sequence[str] = await self._run("unended", kind="job")
         return ids
 
     async def list(self, *, session_id: str = "", limit: int = 1000) -> AsyncIterator[Job]:
@@ -172,6 +173,13 @@ class RedisJobs:
     async def counts(self) -> Mapping[str, int]:
         queued, running = await self._run("counts")
         return {State.QUEUED: queued, State.RUNNING: running}
+
+    async def of_updates(self, update_ids: Sequence[str]) -> Mapping[str, JobBrief]:
+        owners, jobs = await self._run("uploads_owners", ids=list(update_ids))
+        known = {job_id: JobBrief(job_id, State(state), json.loads(config)) for job_id, state, config in jobs}
+        return {
+            update_id: known[job_id] for update_id, job_id in zip(update_ids, owners, strict=True) if job_id
+        }
 
     async def _leased(self, script: str, lease: Lease, **arguments: object) -> Any:
         return await self._run(script, work=lease.work, token=lease.token, **arguments)

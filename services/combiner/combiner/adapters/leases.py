@@ -32,5 +32,8 @@ class RedisLeases:
         )
         return Lease(seen.work, token) if token else None
 
+    async def views(self) -> list[LeaseView]:
+        return [LeaseView(*row) for row in await self._run("leases")]
+
     async def release(self, lease: Lease) -> None:
         await self._run("release", work=lease.work, token=lease.token)

@@ -32,6 +32,7 @@ class Limits:
     max_raw: int = 100
     raw_ms: int = _HOUR_MS
     max_others: int = 1_000
+    condemned_ms: int = _HOUR_MS  # longer than the removal of an object takes
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self) | {"schema": SCHEMA}, separators=(",", ":"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
@@ -38,3 +38,19 @@ class RedisModels:
                 model = codec.model(dump)
                 if model is not None:
                     yield model
+
+    async def in_use(self) -> set[str]:
+        return set(await self._run("models_in_use"))
+
+    async def forget(self, ids: Sequence[str]) -> Sequence[str]:
+        return await self._of("models_forget", ids)
+
+    async def unregistered(self, ids: Sequence[str]) -> Sequence[str]:
+        return await self._of("models_unregistered", ids)
+
+    async def condemn(self, ids: Sequence[str]) -> Sequence[str]:
+        return await self._of("models_condemn", ids)
+
+    async def _of(self, script: str, ids: Sequence[str]) -> Sequence[str]:
+        some: Sequence[str] = await self._run(script, ids=[*ids])
+        return some

@@ -40,6 +40,10 @@ class RedisSessions:
                 if session is not None:
                     yield session
 
+    async def unended(self) -> Sequence[str]:
+        ids: Sequence[str] = await self._run("unended", kind="session")
+        return ids
+
     async def claim(self, replica: str) -> Lease | None:
         return claimed("session", await self._run("claim", kind="session", replica=replica))
 

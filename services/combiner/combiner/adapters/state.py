@@ -13,7 +13,8 @@ from combiner.adapters.roster import RedisRoster
 from combiner.adapters.sessions import RedisSessions
 from combiner.adapters.settings import RedisSettings
 from combiner.adapters.tasks import LostReplies, RedisTasks
-from combiner.ports import History, Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks
+from combiner.adapters.upkeep import RedisUpkeep
+from combiner.ports import History, Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks, Upkeep
 
 DEFAULT_PREFIX = "fc:"
 
@@ -34,6 +35,7 @@ class RedisState:
     log: Log
     history: History
     settings: Settings
+    upkeep: Upkeep
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class RedisState:
         self.log = RedisLog(self._connection, block_s=log_block_s)
         self.history = RedisHistory(self._connection, block_s=log_block_s)
         self.settings = RedisSettings(self._connection)
+        self.upkeep = RedisUpkeep(self._connection)
 
     async def aclose(self) -> None:
         """Close all connections. Followers of the log have theirs closed by whoever runs them."""

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, cast
 import grpc.aio
 
 from combiner.ports import StateUnavailable
-from fedcombiner.servicekit.errors import Unavailable
+from fedcombiner.servicekit.errors import NotFound, Unavailable
 from fedcombiner.wire.eras import identity
 from fedcombiner.wire.pb import fedn_pb2
 
@@ -29,6 +29,11 @@ def client_name(sender: fedn_pb2.Client) -> str:
 
 def redis_away(error: StateUnavailable) -> Unavailable:
     return Unavailable(f"Redis is away: {error}; try again")
+
+
+def model_removed(model_id: str) -> NotFound:
+    """A model was pruned between the look at it and the start of work on it."""
+    return NotFound(f"model_id: {model_id} was removed before the work on it could begin")
 
 
 def parameters(request: fedn_pb2.ControlRequest) -> dict[str, str]:

@@ -13,7 +13,7 @@ from combiner.catalog import Catalog
 from combiner.domain.config import ConfigError, RoundConfig
 from combiner.domain.types import ClientState, Job, NewJob, State
 from combiner.ports import QueueFull, Shared, StateUnavailable, View
-from combiner.servicers.common import Context, parameters, redis_away
+from combiner.servicers.common import Context, model_removed, parameters, redis_away
 from combiner.tuning import Tuning
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, ResourceExhausted
 from fedcombiner.wire.pb import fedn_pb2
@@ -53,6 +53,9 @@ class ControlServicer:
                     config=config.params,
                 )
             )
+            if await self._shared.models.get(config.model_id) is None:
+                await self._shared.jobs.cancel(job_id, "its model was removed")
+                raise model_removed(config.model_id)
         except StateUnavailable as error:
             raise redis_away(error) from error
         except QueueFull as error:

@@ -15,7 +15,7 @@ from combiner.domain.types import (
 )
 from combiner.ports import Event, outcomes
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
-from fedcombiner.wire.pb.combiner.v1 import events_pb2
+from fedcombiner.wire.pb.combiner.v1 import events_pb2, upkeep_pb2
 
 KINDS = {Kind.TRAINING: pb.TRAINING, Kind.VALIDATION: pb.VALIDATION, Kind.INFERENCE: pb.INFERENCE}
 STATES = {state: pb.State.Value(state.value) for state in State}
@@ -134,6 +134,34 @@ def session(record: Session) -> pb.Session:
         results=[round_result(r) for r in record.results],
         current_job_id=record.current_job_id,
         version=record.version,
+    )
+
+
+def session_in_brief(record: Session) -> upkeep_pb2.SessionInBrief:
+    message = session(record)
+    return upkeep_pb2.SessionInBrief(
+        session_id=message.session_id,
+        state=message.state,
+        rounds_done=message.rounds_done,
+        rounds=message.rounds,
+        current_job_id=message.current_job_id,
+    )
+
+
+def job_in_brief(record: Job) -> upkeep_pb2.JobInBrief:
+    rejected, failed = outcomes(record)
+    return upkeep_pb2.JobInBrief(
+        job_id=record.job_id,
+        kind=KINDS[record.kind],
+        state=STATES[record.state],
+        phase=record.phase,
+        round_id=record.round_id,
+        session_id=record.session_id,
+        asked=len(record.clients),
+        accepted=len(record.of_state(ClientState.ACCEPTED)),
+        rejected=len(rejected),
+        failed=len(failed),
+        deadline_at=seconds(record.deadline_ms),
     )
 
 

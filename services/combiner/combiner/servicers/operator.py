@@ -14,7 +14,7 @@ from combiner.domain.types import Job, Session, State
 from combiner.ports import QueueFull, Shared, StateUnavailable
 from combiner.rounds.feed import RESYNC, Feed
 from combiner.servicers import convert
-from combiner.servicers.common import Context, redis_away
+from combiner.servicers.common import Context, model_removed, redis_away
 from combiner.servicers.control import config_error
 from fedcombiner.modelstorage.store import parse_id
 from fedcombiner.servicekit.errors import FailedPrecondition, NotFound, ResourceExhausted
@@ -113,6 +113,9 @@ class SessionsServicer:
                 config={**request.config, "rounds": str(config.rounds)},
             )
             started = await self._shared.sessions.start(session)
+            if await self._shared.models.get(model_id) is None:
+                await self._shared.sessions.cancel(session_id, "its model was removed")
+                raise model_removed(model_id)
         except ConfigError as error:
             raise config_error(error) from error
         except QueueFull as error:

@@ -22,9 +22,4 @@ end
 -- Somebody took it for dead and forgot its streams: it has to register them again.
 if a.life > 0 and life.token ~= a.life then event('resync', {}) end
 
-local views, flat = {}, call('HGETALL', P .. 'leases')
-for i = 1, #flat, 2 do
-  local lease = lease_read(flat[i])
-  views[i / 2 + 0.5] = {flat[i], lease.owner, lease.token, lease.beat}
-end
-return {lost, views}
+return {lost, lease_views()}

@@ -13,4 +13,4 @@ end
 presence_events(was_there)
 names_event('client', '', came)
 names_event('tasks', '', fed)
-roster_prune()
+roster_purge(FORGOTTEN_AT_ONCE)

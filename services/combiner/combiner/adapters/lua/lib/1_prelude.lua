@@ -49,6 +49,16 @@ local function lease_write(work, lease)
   call('HSET', P .. 'leases', work, string.format('%d %d %s', lease.token, lease.beat, lease.owner))
 end
 
+-- All of them: {work, owner, token, beat}.
+local function lease_views()
+  local views, flat = {}, call('HGETALL', P .. 'leases')
+  for i = 1, #flat, 2 do
+    local lease = lease_read(flat[i])
+    views[i / 2 + 0.5] = {flat[i], lease.owner, lease.token, lease.beat}
+  end
+  return views
+end
+
 -- Tokens only grow, and are never below the time: also a Redis that lost its last second hands out none twice.
 local function lease_new(work, owner)
   local token = math.max(tonumber(call('GET', P .. 'fence') or '0') + 1, NOW)
@@ -97,6 +107,13 @@ end
 local function enqueue(kind, id)
   call('ZADD', P .. 'all:' .. kind, call('INCR', P .. 'seq'), id)
   call('RPUSH', P .. 'queue:' .. kind, id)
+end
+
+-- Ids of what runs, then of what is queued.
+local function unended(kind)
+  local ids = call('SMEMBERS', P .. 'running:' .. kind)
+  for _, id in ipairs(call('LRANGE', P .. 'queue:' .. kind, 0, -1)) do ids[#ids + 1] = id end
+  return ids
 end
 
 -- Work that ended is no longer in a queue, runs no more, and nobody holds it.

@@ -154,16 +154,24 @@ local function job_forget(id)
   call('DECRBY', P .. 'records', weight)
 end
 
--- Retention, a little at each end of a job.
-local function jobs_purge()
-  for _ = 1, PURGED_AT_ONCE do
-    local oldest, at = unpack(call('ZRANGE', P .. 'ended:job', 0, 0, 'WITHSCORES'))
-    local number = call('ZCARD', P .. 'ended:job')
-    local old = number > limits.keep_jobs and tonumber(at) < NOW - limits.keep_ms
-    local heavy = number > 1 and tonumber(call('GET', P .. 'records') or '0') > limits.keep_records
-    if not (old or heavy) then return end
-    job_forget(oldest)
+-- The ended jobs that retention no longer keeps, the oldest first, at most `most`.
+local function jobs_expired(most)
+  local found, oldest = {}, call('ZRANGE', P .. 'ended:job', 0, most - 1, 'WITHSCORES')
+  local number, records = call('ZCARD', P .. 'ended:job'), tonumber(call('GET', P .. 'records') or '0')
+  for i = 1, #oldest, 2 do
+    local old = number > limits.keep_jobs and tonumber(oldest[i + 1]) < NOW - limits.keep_ms
+    local heavy = number > 1 and records > limits.keep_records
+    if not (old or heavy) then break end
+    found[#found + 1] = oldest[i]
+    number, records = number - 1, records - tonumber(call('HGET', job_key(oldest[i]), 'weight'))
   end
+  return found
+end
+
+local function jobs_purge(most)
+  local expired = jobs_expired(most)
+  for _, id in ipairs(expired) do job_forget(id) end
+  return expired
 end
 
 local function job_end(id, state, reason, what)
@@ -173,7 +181,7 @@ local function job_end(id, state, reason, what)
   retire('job', id)
   call('INCRBY', P .. 'records', call('HGET', job_key(id), 'weight'))
   job_event(id, what, '', reason)
-  jobs_purge()
+  jobs_purge(PURGED_AT_ONCE)  -- retention, a little at each end of a job
 end
 
 -- `end` and `commit` asked for again by the one who did it: the reply was lost, not the step.

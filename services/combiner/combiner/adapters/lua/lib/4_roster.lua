@@ -12,15 +12,26 @@ local function has_stream(client)
   return false
 end
 
-local function roster_prune()
-  for _ = 1, FORGOTTEN_AT_ONCE do
-    local client, at = unpack(call('ZRANGE', P .. 'seen', 0, 0, 'WITHSCORES'))
-    if not client then return end
-    if tonumber(at) >= NOW - limits.roster_ms and call('ZCARD', P .. 'seen') <= limits.max_roster then return end
+-- The clients that the roster no longer keeps, the longest unseen first, at most `most`.
+local function roster_expired(most)
+  local found, number = {}, call('ZCARD', P .. 'seen')
+  local oldest = call('ZRANGE', P .. 'seen', 0, most - 1, 'WITHSCORES')
+  for i = 1, #oldest, 2 do
+    if tonumber(oldest[i + 1]) >= NOW - limits.roster_ms and number <= limits.max_roster then break end
+    found[#found + 1] = oldest[i]
+    number = number - 1
+  end
+  return found
+end
+
+local function roster_purge(most)
+  local expired = roster_expired(most)
+  for _, client in ipairs(expired) do
     call('ZREM', P .. 'seen', client)
     call('HDEL', P .. 'eras', client)
     call('DEL', queue_key(client), P .. 'past:' .. client)
   end
+  return expired
 end
 
 -- `clients`: name -> era. Those who came (back) just now wake whoever waits for clients.
@@ -40,7 +51,7 @@ local function roster_beat(clients)
   all_of('ZADD', P .. 'seen', seen)
   all_of('HSET', P .. 'eras', eras)
   names_event('client', '', came)
-  roster_prune()
+  roster_purge(FORGOTTEN_AT_ONCE)
 end
 
 -- The client's tasks that were handed to this stream go back to the queue. A delivery that we cut is not counted; one

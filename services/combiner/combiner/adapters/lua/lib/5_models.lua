@@ -21,3 +21,40 @@ end
 local function model_dump(id)
   return {call('HGETALL', P .. 'model:' .. id), call('GET', P .. 'model-clients:' .. id)}
 end
+
+-- An id whose object is being removed cannot be registered (again): nil, or the error to return.
+local function model_refused(id)
+  if call('EXISTS', P .. 'condemned:' .. id) == 1 then
+    return redis.error_reply('FCCONFLICT the model ' .. id .. ' is being removed')
+  end
+end
+
+local function model_condemn(id)
+  call('SET', P .. 'condemned:' .. id, '1', 'PX', limits.condemned_ms)
+end
+
+-- Models that somebody relies on: the newest ones, and those of jobs and sessions that have not ended. Id -> true.
+local function models_in_use()
+  local used = {}
+  for _, name in ipairs({'newest:committed', 'newest:put'}) do
+    local id = call('GET', P .. name)
+    if id then used[id] = true end
+  end
+  for _, id in ipairs(unended('job')) do
+    used[call('HGET', P .. 'job:' .. id, 'parent_model_id') or ''] = true
+  end
+  for _, id in ipairs(unended('session')) do
+    local doc = cjson.decode(call('HGET', P .. 'session:' .. id, 'doc'))
+    used[doc.seed_model_id], used[doc.model_id] = true, true
+  end
+  return used
+end
+
+-- The record goes; whoever removes it removes the object next.
+local function model_forget(id)
+  local session_id = cjson.decode(call('HGET', P .. 'model:' .. id, 'doc')).session_id
+  call('UNLINK', P .. 'model:' .. id, P .. 'model-clients:' .. id)
+  call('ZREM', P .. 'all:model', id)
+  call('ZREM', P .. 'session-models:' .. session_id, id)
+  model_condemn(id)
+end

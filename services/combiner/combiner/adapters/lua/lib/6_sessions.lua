@@ -6,19 +6,31 @@ local function session_event(id)
   event('session', {'session_id', id, 'state', s[1], 'reason', s[2], 'job_id', s[3], 'version', version})
 end
 
--- Retention: ended sessions beyond the newest keep_sessions, once they are old. Their jobs and models go their own way.
-local function sessions_purge()
-  for _ = 1, PURGED_AT_ONCE do
-    local oldest, at = unpack(call('ZRANGE', P .. 'ended:session', 0, 0, 'WITHSCORES'))
-    if call('ZCARD', P .. 'ended:session') <= limits.keep_sessions or tonumber(at) >= NOW - limits.keep_ms then return end
-    call('UNLINK', session_key(oldest), P .. 'session-jobs:' .. oldest, P .. 'session-models:' .. oldest)
-    call('ZREM', P .. 'all:session', oldest)
-    call('ZREM', P .. 'ended:session', oldest)
+-- The ended sessions that retention no longer keeps: beyond the newest keep_sessions, once they are old. Their jobs
+-- and models go their own way.
+local function sessions_expired(most)
+  local found, oldest = {}, call('ZRANGE', P .. 'ended:session', 0, most - 1, 'WITHSCORES')
+  local number = call('ZCARD', P .. 'ended:session')
+  for i = 1, #oldest, 2 do
+    if number <= limits.keep_sessions or tonumber(oldest[i + 1]) >= NOW - limits.keep_ms then break end
+    found[#found + 1] = oldest[i]
+    number = number - 1
   end
+  return found
+end
+
+local function sessions_purge(most)
+  local expired = sessions_expired(most)
+  for _, id in ipairs(expired) do
+    call('UNLINK', session_key(id), P .. 'session-jobs:' .. id, P .. 'session-models:' .. id)
+    call('ZREM', P .. 'all:session', id)
+    call('ZREM', P .. 'ended:session', id)
+  end
+  return expired
 end
 
 local function session_end(id)
   call('HSET', session_key(id), 'ended_ms', NOW)
   retire('session', id)
-  sessions_purge()
+  sessions_purge(PURGED_AT_ONCE)
 end

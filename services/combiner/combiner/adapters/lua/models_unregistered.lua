@@ -1,0 +1,6 @@
+#!lua flags=no-writes
+local found = {}
+for _, id in ipairs(a.ids) do
+  if call('EXISTS', P .. 'model:' .. id) == 0 then found[#found + 1] = id end
+end
+return found

@@ -1,0 +1,1 @@
+return {jobs_purge(a.most), sessions_purge(a.most), roster_purge(a.most)}
