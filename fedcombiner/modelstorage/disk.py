@@ -73,7 +73,6 @@ class DiskStore:
         part = Part(self._scratch.path())
         writer = DiskWriter(part, key, self._directory(key), max_bytes, self._workers)
         try:
-            await writer.open()
             yield writer
         finally:
             await self._workers.finish(writer.close())

@@ -29,7 +29,7 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)
 
 
 class Part:
-    """An object in the making, in a directory of its own. Nothing is opened before `open`."""
+    """An object in the making, in a directory of its own. Nothing is opened before the first `append`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -37,11 +37,15 @@ class Part:
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def open(self) -> None:
-        self._directory.mkdir()
-        self._descriptor = os.open(self._directory / DATA, _NEW_FILE, 0o644)
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to discard."""
+        return self._descriptor >= 0
 
     def append(self, batch: Sequence[memoryview]) -> None:
+        if not self.is_open:
+            self._directory.mkdir()
+            self._descriptor = os.open(self._directory / DATA, _NEW_FILE, 0o644)
         for view in batch:
             self._hash.update(view)
             write_all(self._descriptor, view)
@@ -51,15 +55,22 @@ class Part:
         """Bring to the disk what was appended so far; may run beside `append`."""
         os.fdatasync(self._descriptor)
 
-    def publish(self, key: ObjectKey, target: Path) -> ObjectInfo:
-        """Make the object durable and visible, or keep the one that is there; answer which it is."""
-        os.fsync(self._descriptor)
-        info = ObjectInfo(key, self._size, self._hash.hexdigest(), datetime.now(UTC))
-        return _publish(self._directory, info, target)
+    def publish(self, last: Sequence[memoryview], key: ObjectKey, target: Path) -> ObjectInfo:
+        """Append the `last` batch and make the object durable and visible, or keep the one that is there.
+
+        Answers which it is. Nothing is left to discard.
+        """
+        try:
+            self.append(last)
+            os.fsync(self._descriptor)
+            info = ObjectInfo(key, self._size, self._hash.hexdigest(), datetime.now(UTC))
+            return _publish(self._directory, info, target)
+        finally:
+            self.discard()
 
     def discard(self) -> None:
-        """Close and remove what there is; after `publish` that is the descriptor."""
-        if self._descriptor >= 0:
+        """Close and remove what there is."""
+        if self.is_open:
             os.close(self._descriptor)
             self._descriptor = -1
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -74,6 +85,7 @@ class Source:
         self._position = offset
         self._descriptor = -1
         self._size = 0
+        self._opened = False
 
     def read(self) -> Sequence[bytes]:
         """The next few chunks, none at the end.
@@ -82,9 +94,16 @@ class Source:
             ObjectNotFound: the object does not exist.
             StoreUnavailable: the data ends early.
         """
-        if self._descriptor < 0:
+        if not self._opened:
             self._open()
-        return [self._chunk() for _ in range(BATCH_CHUNKS) if self._position < self._size]
+        chunks = [self._chunk() for _ in range(BATCH_CHUNKS) if self._position < self._size]
+        if self.exhausted:
+            self.close()
+        return chunks
+
+    @property
+    def exhausted(self) -> bool:
+        return self._opened and self._position >= self._size
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -102,6 +121,7 @@ class Source:
         self._size = os.fstat(self._descriptor).st_size
         if self._size != info.size:
             raise StoreUnavailable(f"{self._key} has {self._size} bytes, its record says {info.size}")
+        self._opened = True
 
     def _chunk(self) -> bytes:
         chunk = os.pread(self._descriptor, CHUNK_SIZE, self._position)

@@ -17,6 +17,10 @@ class Source(Protocol):
     def read(self) -> Sequence[bytes]:
         """The next few chunks, none at the end."""
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last chunk has been read; the source has closed itself then."""
+
     def close(self) -> None: ...
 
 
@@ -33,10 +37,16 @@ async def read_batches(workers: Workers, source: Source) -> AsyncGenerator[Seque
     ahead = workers.submit(source.read)
     try:
         while chunks := await workers.result(ahead):
-            ahead = workers.submit(source.read)
+            # A small object, whole in the first batch, costs one turn in a thread and no more.
+            last = source.exhausted
+            if not last:
+                ahead = workers.submit(source.read)
             yield chunks
+            if last:
+                return
     finally:
-        await workers.finish(_close(workers, source, ahead))
+        if not (ahead.done() and source.exhausted):
+            await workers.finish(_close(workers, source, ahead))
 
 
 async def _close(workers: Workers, source: Source, ahead: asyncio.Future[Sequence[bytes]]) -> None:

@@ -27,10 +27,11 @@ class Backoff:
 
     def delays(self, rng: random.Random | None = None) -> Iterator[float]:
         """An endless iterator of delays in seconds."""
-        source = rng or random.Random()
+        # Not a generator of its own: seeding one costs more than a call that needs no second attempt.
+        uniform = rng.uniform if rng else random.uniform
         delay = self.initial
         while True:
-            yield source.uniform(delay / 2, delay)
+            yield uniform(delay / 2, delay)
             delay = min(delay * self.factor, self.maximum)
 
 

@@ -146,9 +146,9 @@ async def listed(found: AsyncIterator[T]) -> list[T]:
 
 
 async def client_state(state: RedisState, client: str, job_id: str = "j1") -> ClientState:
-    record = await state.jobs.client(job_id, client)
-    assert record is not None
-    return record.state
+    job = await state.jobs.get(job_id)
+    assert job is not None
+    return job.clients[client].state
 
 
 class Follower:

@@ -451,7 +451,8 @@ async def main():
     store = DiskStore(Path(sys.argv[1]))
     await store.start()
     async with store.writer(ObjectKey("uploads", "u1"), max_bytes=1 << 30) as writer:
-        await writer.write(b"c" * (1 << 20))
+        for _ in range(4):  # more than is kept in memory
+            await writer.write(b"c" * (1 << 20))
         sys.stdout.write("writing\\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.readline)

@@ -45,7 +45,6 @@ async def test_an_id_is_submitted_once(state: RedisState) -> None:
 async def test_an_unknown_job_is_none(state: RedisState) -> None:
     assert await state.jobs.get("nothing") is None
     assert await state.jobs.cancel("nothing", "why") is None
-    assert await state.jobs.client("nothing", "c1") is None
 
 
 async def test_a_full_queue_refuses_new_jobs_but_knows_the_old(bench: Bench) -> None:
@@ -112,7 +111,6 @@ async def test_open_records_who_is_asked_until_when(state: RedisState) -> None:
         "c2": (ClientState.ASKED, "t2"),
     }
     assert all(before <= r.at_ms <= job.deadline_ms for r in job.clients.values())
-    assert await state.jobs.client("j1", "c1") == job.clients["c1"]
 
 
 async def test_only_the_first_open_counts(state: RedisState) -> None:

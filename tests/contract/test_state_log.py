@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from combiner.adapters.state import RedisState
-from combiner.domain.types import Kind
+from combiner.domain.types import ClientState, Kind
 
 from tests.contract.state_kit import (
     DEADLINE_S,
@@ -71,6 +71,11 @@ async def test_every_change_is_told_in_order(state: RedisState) -> None:
         ("cancelled", "", "by hand"),
     ]
     of_job = [event for event in events if event.what != "tasks"]
+    records = {event.client: event.record for event in of_job if event.record is not None}
+    assert {client: (record.state, record.update_id) for client, record in records.items()} == {
+        "c1": (ClientState.RECEIVED, "u1"),
+        "c2": (ClientState.RECEIVED, "u2"),
+    }
     assert [event.version for event in of_job] == list(range(1, len(of_job) + 1))
     last = of_job[-1]
     assert (last.state, last.asked, last.accepted, last.rejected, last.failed) == ("CANCELLED", 3, 1, 2, 1)

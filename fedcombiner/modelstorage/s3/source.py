@@ -44,6 +44,10 @@ class Source:
             self._position += len(chunks[-1])
         return chunks
 
+    @property
+    def exhausted(self) -> bool:
+        return self._record is not None and self._position >= self._record.info.size
+
     def record(self) -> Record:
         """The object's record, as it was at the first call. Raises ObjectNotFound."""
         if self._record is None:

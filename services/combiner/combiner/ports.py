@@ -138,6 +138,7 @@ class Event:
     kind: str = ""
     round_id: str = ""
     text: str = ""  # of `status`
+    record: ClientRecord | None = None  # of `received`: the client's, as it is then
 
 
 class Jobs(Protocol):
@@ -150,9 +151,6 @@ class Jobs(Protocol):
         """
 
     async def get(self, job_id: str) -> Job | None: ...
-
-    async def client(self, job_id: str, client: str) -> ClientRecord | None:
-        """One asked client of a job, without reading all of them."""
 
     def list(self, *, session_id: str = "", limit: int = 1000) -> AsyncIterator[Job]:
         """The newest `limit` jobs, oldest first."""

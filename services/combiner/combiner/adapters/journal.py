@@ -9,7 +9,7 @@ from typing import Any
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
-from combiner.domain.types import ClientRecord, Job, Model, NewJob, State
+from combiner.domain.types import Job, Model, NewJob, State
 from combiner.ports import Ask, JobBrief, Lease, Received, Verdict
 
 MAX_ANSWER_BYTES = 64 * 1024
@@ -42,10 +42,6 @@ class RedisJobs:
 
     async def get(self, job_id: str) -> Job | None:
         return codec.job((await self._run("job_get", ids=[job_id]))[0])
-
-    async def client(self, job_id: str, client: str) -> ClientRecord | None:
-        text = await self._run("job_client", job_id=job_id, client=client)
-        return codec.client(client, text) if text else None
 
     async def unended(self) -> Sequence[str]:
         ids: Sequence[str] = await self._run("unended", kind="job")

@@ -120,4 +120,5 @@ def event_of(entry: str, fields: Mapping[str, str]) -> Event:
         clients=tuple(json.loads(fields.get("clients", "[]"))),
         kind=fields.get("kind", ""),
         round_id=fields.get("round_id", ""),
+        record=codec.client(fields["client"], fields["record"]) if fields.get("record") else None,
     )

@@ -90,7 +90,9 @@ class Collector:
         """One change of the journal since we read the job."""
         match event.what:
             case "received":
-                await self._received(event.client)
+                self._policy.received(event.client)
+                if event.record is not None:
+                    self.judge(event.record)
             case "accepted":
                 self._policy.accepted(event.client, event.at_ms / 1000)
             case "rejected":
@@ -99,14 +101,6 @@ class Collector:
                 self._policy.failed(event.client)
             case "cancelled" | "ended" | "committed":
                 await self._read_again()
-
-    async def _received(self, client: str) -> None:
-        self._policy.received(client)
-        if client in self._judging:
-            return
-        record = await steady(lambda: self._shared.jobs.client(self._job.job_id, client))
-        if record is not None:
-            self.judge(record)
 
     def judge(self, record: ClientRecord) -> None:
         """Start judging an update, unless that was done before."""

@@ -6,14 +6,15 @@ local RECORD = 256  -- about the bytes of one
 
 local function job_key(id) return P .. 'job:' .. id end
 
-local function job_event(id, what, client, reason)
+-- `record`: of the client, for who would have to read it.
+local function job_event(id, what, client, reason, record)
   local version = call('HINCRBY', job_key(id), 'version', 1)
   local j = call('HMGET', job_key(id), 'session_id', 'state', 'asked', 'accepted', 'rejected', 'failed', 'kind',
     'round_id')
   event(what, {
     'job_id', id, 'session_id', j[1], 'state', j[2], 'client', client or '', 'reason', reason or '',
     'asked', j[3], 'accepted', j[4], 'rejected', j[5], 'failed', j[6], 'version', version, 'kind', j[7],
-    'round_id', j[8],
+    'round_id', j[8], 'record', record or '',
   })
 end
 
@@ -58,8 +59,9 @@ local function move(id, client, rec, state, reason, detail)
   if from then call('HINCRBY', job_key(id), from, -1) end
   call('HINCRBY', job_key(id), to, 1)
   rec[STATE], rec[REASON], rec[DETAIL], rec[AT] = state, reason or '', detail or '', NOW
-  call('HSET', P .. 'clients:' .. id, client, cjson.encode(rec))
-  job_event(id, state, client, reason)
+  local text = cjson.encode(rec)
+  call('HSET', P .. 'clients:' .. id, client, text)
+  job_event(id, state, client, reason, state == 'received' and text)
 end
 
 local function is_lost(rec)
