@@ -67,9 +67,10 @@ class _ServerGroup(grpc.aio.Server):
     def __init__(self, servers: Sequence[grpc.aio.Server]) -> None:
         self._servers = servers
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        handlers = tuple(generic_rpc_handlers)
         for server in self._servers:
-            server.add_generic_rpc_handlers(generic_rpc_handlers)
+            server.add_generic_rpc_handlers(handlers)
 
     def add_insecure_port(self, address: str) -> int:
         return self._listen(address, lambda server, at: server.add_insecure_port(at))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from combiner.adapters import codec
 from combiner.adapters.connection import COMMAND_S, Connection, within
 from combiner.ports import Event, StateUnavailable
 
