@@ -60,6 +60,7 @@ bench: $(STAMP) ## measure rounds and transfers on this machine, with ratios in 
 	$(BIN)/python -m benchmarks.transfer
 	$(BIN)/python -m benchmarks.rounds --clients 10 40 --arrival one-by-one
 	$(BIN)/python -m benchmarks.rounds --clients 10 40 --arrival together
+	$(BIN)/python -m benchmarks.rounds --clients 300 --elements 300 --arrival together
 
 ci: ## everything that must hold
 	@bash .ci/run

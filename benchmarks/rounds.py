@@ -53,7 +53,7 @@ async def one_round(stack: Stack, args: argparse.Namespace, update: Path, client
         stack.address,
         workload=lambda i: kind(i, sent_as_is(update)),
         name=f"n{clients}-{{:04d}}",
-        clients_per_connection=1 if clients <= 100 else 10,
+        clients_per_connection=1 if clients <= 1000 else 10,
     )
     async with fleet, OperatorClient(stack.address) as operator:
         await fleet.wait_connected(60)

@@ -1,5 +1,7 @@
 """The gRPC server of a service: its options, its port, its reflection, and how it is stopped."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, cast
@@ -42,7 +44,7 @@ def build_server(
     unavailable_on_bug: Collection[str] = (),
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     max_receive_bytes: int = MAX_RECEIVE_BYTES,
-) -> grpc.aio.Server:
+) -> ServerGroup:
     """A server that maps errors and counts calls; it must be made inside the running loop.
 
     `interceptors` run inside ours, so what their handlers raise is mapped too. `unavailable_on_bug` names
@@ -54,10 +56,10 @@ def build_server(
     """
     around = [RpcInterceptor(metrics, unavailable_on_bug), *interceptors]
     options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)]
-    return _ServerGroup([grpc.aio.server(interceptors=around, options=options) for _ in range(LINES)])
+    return ServerGroup([grpc.aio.server(interceptors=around, options=options) for _ in range(LINES)])
 
 
-class _ServerGroup(grpc.aio.Server):
+class ServerGroup(grpc.aio.Server):
     """Servers on one port, over which the kernel spreads the connections.
 
     `grpc.aio` takes one new call at a time, and the next one a few turns of the loop later. When hundreds of
@@ -73,12 +75,13 @@ class _ServerGroup(grpc.aio.Server):
             server.add_generic_rpc_handlers(handlers)
 
     def add_insecure_port(self, address: str) -> int:
-        return self._listen(address, lambda server, at: server.add_insecure_port(at))
+        return self.listen(address, lambda server, at: server.add_insecure_port(at))
 
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
-        return self._listen(address, lambda server, at: server.add_secure_port(at, server_credentials))
+        return self.listen(address, lambda server, at: server.add_secure_port(at, server_credentials))
 
-    def _listen(self, address: str, add_port: Callable[[grpc.aio.Server, str], int]) -> int:
+    def listen(self, address: str, add_port: Callable[[grpc.aio.Server, str], int]) -> int:
+        """Have `add_port` open this address, with port 0 any free one, at each server; the port's number."""
         first, *others = self._servers
         port = add_port(first, address)
         for server in others:
@@ -118,7 +121,7 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
 
 
 def bind(
-    server: grpc.aio.Server,
+    server: ServerGroup,
     host: str,
     port: int,
     *,
@@ -135,7 +138,8 @@ def bind(
         probe(host, port)
         if identity is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, server_credentials(identity))
+        # Credentials that are renewed serve one server only.
+        return server.listen(address, lambda one, at: one.add_secure_port(at, server_credentials(identity)))
     except (OSError, RuntimeError) as error:
         raise BindError(host, port, setting, error) from None
 
