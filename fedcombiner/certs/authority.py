@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedcombiner.servicekit.certificates import BadKeyPair, KeyPair
 from fedcombiner.servicekit.errors import shown
 
 CLOCK_SKEW: Final = timedelta(hours=1)  # clocks of others may be behind ours
@@ -52,14 +53,12 @@ class Authority:
 
     @classmethod
     def load(cls, certificate: bytes, key: bytes) -> Self:
-        """The authority in these PEM texts. Raises ValueError."""
+        """The authority in these PEM texts. Raises BadKeyPair."""
+        KeyPair.parse(certificate, key)
         private = serialization.load_pem_private_key(key, password=None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise ValueError("the key of the authority is not on an elliptic curve")
-        own = x509.load_pem_x509_certificate(certificate)
-        if own.public_key() != private.public_key():
-            raise ValueError("the key does not fit the authority's certificate")
-        return cls(own, private)
+            raise BadKeyPair("key", "the key of the authority is not on an elliptic curve")
+        return cls(x509.load_pem_x509_certificate(certificate), private)
 
     @property
     def certificate(self) -> bytes:
@@ -68,6 +67,10 @@ class Authority:
     @property
     def key(self) -> bytes:
         return _pem(self._key)
+
+    @property
+    def not_after(self) -> datetime:
+        return self._certificate.not_valid_after_utc
 
     def issue(self, hosts: Sequence[str], *, now: datetime, lifetime: timedelta) -> Issued:
         """A certificate for a server under all these DNS names and IP addresses.

@@ -10,20 +10,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedcombiner.cli import certs, events, resources, status, storage, upkeep
 from fedcombiner.cli import demo as training
-from fedcombiner.cli import events, resources, status, storage, upkeep
 from fedcombiner.cli.output import (
     INTERRUPTED,
     JOB_FAILED,
-    UNREACHABLE,
     USAGE,
     Options,
     fail,
     options,
     unreachable,
 )
-from fedcombiner.cli.remote import CA_HELP, TLS_HELP, Ca, Tls, read_trust
-from fedcombiner.client.errors import ServerUnreachable
+from fedcombiner.cli.remote import CA_HELP, TLS_HELP, Ca, Tls
+from fedcombiner.client.errors import ServerUnreachable, TlsFailed
 from fedcombiner.servicekit.errors import ServiceError, StartupError
 from fedcombiner.version import __version__
 
@@ -39,6 +38,7 @@ app.add_typer(resources.models, name="model")
 app.add_typer(resources.sessions, name="session")
 app.add_typer(resources.jobs, name="job")
 app.add_typer(storage.app, name="storage")
+app.add_typer(certs.app, name="certs")
 app.command()(status.status)
 app.command()(resources.clients)
 app.command()(events.events)
@@ -58,18 +58,13 @@ def _main(
         str, typer.Option(envvar="COMBINER_SERVER", metavar="HOST:PORT", help="The combiner to talk to.")
     ] = "localhost:12080",
     json: Annotated[bool, typer.Option("--json", help="JSON, one object a line.")] = False,
-    ca: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="COMBINER_CA", metavar="FILE", exists=True, dir_okay=False, readable=True, help=CA_HELP
-        ),
-    ] = None,
+    ca: Annotated[Path | None, typer.Option(envvar="COMBINER_CA", metavar="FILE", help=CA_HELP)] = None,
     tls: Annotated[bool, typer.Option("--tls", envvar="COMBINER_TLS", help=TLS_HELP)] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    context.obj = Options(server=server, as_json=json, trust=read_trust(ca, tls))
+    context.obj = Options(server=server, as_json=json, ca=ca, tls=tls)
 
 
 @app.command()
@@ -173,8 +168,8 @@ def demo(
         raise typer.Exit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         raise fail(f"{error.name} is missing; {NO_STANDALONE}", USAGE) from None
-    except ServerUnreachable as error:
-        raise fail(asyncio.run(unreachable(error, trust)), UNREACHABLE) from None
+    except (ServerUnreachable, TlsFailed) as error:
+        raise unreachable(error) from None
     except (training.DemoFailed, ServiceError, StartupError, TimeoutError) as error:
         raise fail(str(error), JOB_FAILED) from None
     console.print(f"model: {out}", highlight=False)

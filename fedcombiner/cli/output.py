@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -14,9 +15,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from fedcombiner.client.errors import ServerUnreachable, is_final
+from fedcombiner.client.errors import ServerUnreachable, TlsFailed, is_final
 from fedcombiner.client.operator import OperatorClient
-from fedcombiner.client.trust import Trust, tls_trouble
+from fedcombiner.client.trust import NO_TLS, ONLY_TLS, Trust
 from fedcombiner.servicekit.errors import ServiceError
 
 T = TypeVar("T")
@@ -32,7 +33,22 @@ class Options:
 
     server: str = "localhost:12080"
     as_json: bool = False
-    trust: Trust | None = None  # TLS; None: plaintext
+    ca: Path | None = None
+    tls: bool = False
+
+    @property
+    def trust(self) -> Trust | None:
+        """What `--ca` and `--tls` say; None: plaintext. Raises typer.BadParameter.
+
+        Read when it is used: with COMBINER_CA set, `combiner certs` may be about to make that file.
+        """
+        if self.ca is None:
+            return Trust() if self.tls else None
+        try:
+            return Trust.in_file(self.ca)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise typer.BadParameter(f"{self.ca}: {reason}", param_hint="--ca") from None
 
 
 def options(context: typer.Context) -> Options:
@@ -56,17 +72,16 @@ def call(
     `patience` is how many seconds a server that is away is waited for.
     """
 
-    given = options(context)
+    server, trust = options(context).server, options(context).trust
 
     async def run() -> T:
-        async with OperatorClient(given.server, trust=given.trust, patience=patience) as operator:
-            try:
-                return await work(operator)
-            except ServerUnreachable as error:
-                raise fail(await unreachable(error, given.trust), UNREACHABLE) from None
+        async with OperatorClient(server, trust=trust, patience=patience) as operator:
+            return await work(operator)
 
     try:
         return asyncio.run(run())
+    except (ServerUnreachable, TlsFailed) as error:
+        raise unreachable(error) from None
     except ServiceError as error:
         raise fail(error.message, USAGE if is_final(error) else JOB_FAILED) from None
     except OSError as error:  # of a local file; those of the network have become the above
@@ -75,19 +90,16 @@ def call(
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def unreachable(error: ServerUnreachable, trust: Trust | None) -> str:
-    """What is wrong between here and the server, and what to do about it."""
-    trouble = await tls_trouble(error.address, trust)
-    if not trouble:
+def unreachable(error: ServerUnreachable | TlsFailed) -> typer.Exit:
+    """Say what is wrong between here and the server, and what to do about it; raise what this returns."""
+    hint = "`combiner certs show` looks at certificate files; --ca FILE names another authority"
+    if isinstance(error, ServerUnreachable):
         hint = "is it running? `combiner serve` starts one; --server or COMBINER_SERVER names another"
-        return f"{error.message}\n  {hint}"
-    if trust is None:
+    elif error.trouble == ONLY_TLS:
         hint = "--ca FILE or COMBINER_CA names the certificate of its authority; --tls is for public ones"
-    elif "does not speak" in trouble:
+    elif error.trouble == NO_TLS:
         hint = "leave out --ca and --tls (COMBINER_CA, COMBINER_TLS), or name the port that speaks TLS"
-    else:
-        hint = "`combiner certs show` looks at certificate files; --ca FILE names another authority"
-    return f"{error.address}: {trouble}\n  {hint}"
+    return fail(f"{error.message}\n  {hint}", UNREACHABLE)
 
 
 def confirm(question: str) -> None:

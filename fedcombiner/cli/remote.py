@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 import typer
 
 from fedcombiner.cli.output import options
-from fedcombiner.client.trust import Trust
 
 
 def _set_server(context: typer.Context, server: str | None) -> None:
@@ -25,35 +24,20 @@ def _set_json(context: typer.Context, as_json: bool) -> None:
         context.obj = replace(options(context), as_json=True)
 
 
-def read_trust(ca: Path | None, tls: bool) -> Trust | None:
-    """What `--ca` and `--tls` say. Raises typer.BadParameter."""
-    if ca is None:
-        return Trust() if tls else None
-    try:
-        return Trust.in_file(ca)
-    except ValueError as error:
-        raise typer.BadParameter(f"{ca}: {error}", param_hint="--ca") from None
-
-
 def _set_ca(context: typer.Context, ca: Path | None) -> None:
     if ca is not None:
-        context.obj = replace(options(context), trust=read_trust(ca, True))
+        context.obj = replace(options(context), ca=ca)
 
 
 def _set_tls(context: typer.Context, tls: bool) -> None:
     if tls:
-        context.obj = replace(options(context), trust=options(context).trust or Trust())
+        context.obj = replace(options(context), tls=True)
 
 
 CA_HELP = "Speak TLS; certificates of the authorities to believe, PEM."
 TLS_HELP = "Speak TLS with a server whose certificate a public authority has signed."
 
-Ca = Annotated[
-    Path | None,
-    typer.Option(
-        "--ca", metavar="FILE", exists=True, dir_okay=False, readable=True, callback=_set_ca, help=CA_HELP
-    ),
-]
+Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", callback=_set_ca, help=CA_HELP)]
 Tls = Annotated[bool, typer.Option("--tls", callback=_set_tls, help=TLS_HELP)]
 _SERVER = Annotated[
     str | None,

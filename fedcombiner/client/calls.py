@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-from fedcombiner.client.errors import ServerUnreachable, rpc_errors
+from fedcombiner.client.errors import ServerUnreachable, TlsFailed, rpc_errors
 from fedcombiner.client.link import Link
+from fedcombiner.client.trust import tls_trouble
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.errors import DeadlineExceeded, Unavailable
 
@@ -19,7 +20,7 @@ _AWAY: Final = (Unavailable, DeadlineExceeded)
 
 
 class Calls:
-    """What is asked is asked again for `patience` seconds while there is no answer."""
+    """What is asked is asked again for `patience` seconds while there is no answer, unless TLS is why."""
 
     address: str
     link: Link
@@ -30,7 +31,13 @@ class Calls:
             with rpc_errors():
                 return await call()
         except _AWAY as error:
+            await self._check_tls()
             raise ServerUnreachable(self.address, error.message) from None
+
+    async def _check_tls(self) -> None:
+        """Raise TlsFailed if that is why there is no answer."""
+        if trouble := await tls_trouble(self.address, self.link.trust):
+            raise TlsFailed(self.address, trouble)
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         return await retry(
@@ -56,6 +63,7 @@ class Calls:
                         yield event
             except _AWAY as error:
                 detail = error.message
+                await self._check_tls()
             delay = next(delays)
             away_since = away_since or clock()
             if clock() - away_since + delay > self._patience:

@@ -8,6 +8,7 @@ as over there (`rpc_errors`). The classes here are what only a client can know.
     │   └── ModelNotFound        the server has no complete model of that id
     ├── Unavailable              retryable
     │   ├── ServerUnreachable    nobody answers at the address, or whoever does cannot answer now
+    │   ├── TlsFailed            a server is there, but not for the TLS that this client speaks or wants
     │   └── TransferBroken       a transfer ended before its end mark, or made no progress
     └── FailedPrecondition
         └── JoinRefused          discovery will not let this client in; asking again is of no use
@@ -49,6 +50,17 @@ class ServerUnreachable(Unavailable):
     def __init__(self, address: str, detail: str) -> None:
         super().__init__(f"no answer from {address}: {detail}")
         self.address = address
+
+
+class TlsFailed(Unavailable):
+    """A server is there, but client and server cannot agree on TLS; waiting is of no use.
+
+    `trouble` is one of the sentences of `fedcombiner.client.trust.tls_trouble`.
+    """
+
+    def __init__(self, address: str, trouble: str) -> None:
+        super().__init__(f"{address}: {trouble}")
+        self.trouble = trouble
 
 
 class TransferBroken(Unavailable):

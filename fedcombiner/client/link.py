@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from fedcombiner.client.trust import Trust
+from fedcombiner.servicekit.errors import Unavailable
 from fedcombiner.wire.pb import fedn_pb2_grpc
 from fedcombiner.wire.registry import NEW_PACKAGE, OLD_PACKAGE
 
@@ -40,6 +41,7 @@ class Link(grpc.aio.Channel):
         trust: Trust | None = None,
     ) -> None:
         self.address = address
+        self.trust = trust
         self._metadata = tuple(metadata)
         self._package = package
         self._channel = _open(address, trust)
@@ -66,6 +68,13 @@ class Link(grpc.aio.Channel):
 
     async def channel_ready(self) -> None:
         await self._channel.channel_ready()
+
+    async def connect(self) -> None:
+        """Wait for the connection. Raises Unavailable when an attempt at it has failed."""
+        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                raise Unavailable("cannot connect")
+            await self._channel.wait_for_state_change(state)
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)

@@ -242,6 +242,8 @@ class OperatorClient(EventsCalls, UpkeepCalls):
         return {parameter.key: parameter.value for parameter in reply.parameter}
 
     async def _upload(self, model_id: str, source: Path | bytes, progress: Progress | None) -> None:
+        # A transfer has more patience than other calls, but for a server that was there.
+        await self._call(self.link.connect)
         patience = self._patience or PATIENCE
         await self._reach(lambda: upload(self.link, model_id, source, progress=progress, patience=patience))
 

@@ -13,6 +13,9 @@ import httpx
 
 from fedcombiner.servicekit.errors import printable
 
+ONLY_TLS: Final = "the server speaks TLS, this client does not"
+NO_TLS: Final = "the server does not speak TLS"
+
 _TIMEOUT: Final = 3.0  # seconds a look at a server may take
 # Of OpenSSL: self-signed, or an issuer that is not among the trusted ones.
 _UNKNOWN_ISSUER: Final = frozenset({2, 18, 19, 20, 21})
@@ -71,11 +74,11 @@ async def tls_trouble(address: str, trust: Trust | None) -> str:
     except ssl.SSLCertVerificationError as error:
         return f"the server's certificate is refused: {_refusal(error)}"
     except ssl.SSLError:
-        return "" if trust is None else "the server does not speak TLS"
+        return "" if trust is None else NO_TLS
     except (OSError, ValueError):
         return ""
     writer.close()
-    return "the server speaks TLS, this client does not" if trust is None else ""
+    return ONLY_TLS if trust is None else ""
 
 
 def _blind() -> ssl.SSLContext:

@@ -29,7 +29,7 @@ CERTIFICATE_SETTING: Final = "TLS_CERT_FILE"
 KEY_SETTING: Final = "TLS_KEY_FILE"
 
 _SETTINGS: Final = {"certificate": CERTIFICATE_SETTING, "key": KEY_SETTING}
-FileState = tuple[int, int, int]  # inode, size, time of change
+_FileState = tuple[int, int, int]  # inode, size, time of change
 
 
 class ServerIdentity:
@@ -88,7 +88,7 @@ class IdentityInFiles(ServerIdentity):
         except StartupError as error:
             log.warning("the renewed TLS certificate cannot be used; the old one stays", reason=str(error))
 
-    def _state(self) -> tuple[FileState | None, FileState | None]:
+    def _state(self) -> tuple[_FileState | None, _FileState | None]:
         return _file_state(self.certificate), _file_state(self.key)
 
 
@@ -201,7 +201,7 @@ def _read(path: Path, setting: str) -> bytes:
         raise StartupError(f"{setting}={printable(str(path))}: cannot be read: {error.strerror}") from None
 
 
-def _file_state(path: Path) -> FileState | None:
+def _file_state(path: Path) -> _FileState | None:
     try:
         stat = os.stat(path)
     except OSError:

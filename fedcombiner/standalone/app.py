@@ -14,7 +14,7 @@ from typing import Self
 
 import structlog
 from combiner.adapters.state import RedisState
-from combiner.app import CLIENT_SERVICES, CombinerApp
+from combiner.app import CLIENT_SERVICES, CombinerApp, make_announcer
 from combiner.settings import CombinerSettings, replica_name
 from discovery_mock.app import DiscoveryApp
 from discovery_mock.settings import DiscoverySettings
@@ -118,16 +118,11 @@ class Standalone:
         lifecycle.on_stop("state", shared.aclose)
         store = make_store(settings.models)
         lifecycle.on_stop("store", store.close)
+        own = self._combiner_settings()
+        # The certificate need not be for the address that we listen on.
+        announcer = make_announcer(own, None if identity is None else pinned_context(identity))
         combiner = CombinerApp(
-            self._combiner_settings(),
-            replica_name(),
-            shared,
-            store,
-            metrics,
-            health,
-            supervisor,
-            # Its certificate need not be for the address that we listen on.
-            discovery_trust=None if identity is None else pinned_context(identity),
+            own, replica_name(), shared, store, metrics, health, supervisor, announcer=announcer
         )
         servicers = self._servicers(combiner, store, metrics)
         add_services(server, servicers)

@@ -21,6 +21,7 @@ from fedcombiner.client.join import Assignment, join
 from fedcombiner.client.trust import Trust
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.http import HttpServer
+from fedcombiner.servicekit.tls import IdentityInFiles
 from tests.rpc.client_kit import FakeCombiner, fake_services, running, serving
 from tests.tls_kit import Certificates
 
@@ -41,12 +42,12 @@ class FakeDiscovery:
 
 
 @asynccontextmanager
-async def discovering(fake: FakeDiscovery) -> AsyncIterator[str]:
+async def discovering(fake: FakeDiscovery, identity: IdentityInFiles | None = None) -> AsyncIterator[str]:
     app = Starlette(routes=[Route("/add_client", fake.add_client, methods=["POST"])])
-    server = HttpServer(app, "127.0.0.1", 0)
+    server = HttpServer(app, "127.0.0.1", 0, identity=identity)
     await server.start()
     try:
-        yield f"http://127.0.0.1:{server.port}"
+        yield f"{'https' if identity else 'http'}://127.0.0.1:{server.port}"
     finally:
         await server.stop()
 
@@ -98,6 +99,14 @@ async def test_a_combiner_behind_tls(certificates: Certificates) -> None:
         assert await join(url, "a", trust=Trust(pem)) == Assignment("example.org:443", "c", Trust(pem))
     async with discovering(FakeDiscovery(answer(200, **ASSIGNED))) as url:
         assert await join(url, "a", trust=Trust(pem)) == Assignment("c:12080", "c", Trust(pem))
+
+
+async def test_a_certificate_that_came_over_https_is_the_one_to_believe(certificates: Certificates) -> None:
+    own, trust = certificates.other_ca.read_bytes(), Trust(certificates.ca_pem)
+    body = {**ASSIGNED, "certificate": base64.b64encode(own).decode()}
+    identity = IdentityInFiles(certificates.good.certificate, certificates.good.key)
+    async with discovering(FakeDiscovery(answer(200, **body)), identity) as url:
+        assert await join(url, "a", trust=trust) == Assignment("c:12080", "c", Trust(own))
 
 
 async def test_a_discovery_that_is_away_is_waited_for_no_longer_than_told() -> None:

@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 from fedcombiner.cli.main import app
 from fedcombiner.cli.output import UNREACHABLE, USAGE
 from fedcombiner.client import FederatedClient, OperatorClient, Trust
-from fedcombiner.client.errors import ServerUnreachable
+from fedcombiner.client.errors import ServerUnreachable, TlsFailed
 from fedcombiner.client.join import join
 from fedcombiner.client.made_up import MadeUp, one_hot
 from fedcombiner.client.simulate import SimulatedFleet
-from fedcombiner.client.trust import tls_trouble
+from fedcombiner.client.trust import NO_TLS, ONLY_TLS, tls_trouble
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.tls import IdentityInFiles
 from fedcombiner.standalone.app import Standalone, StandaloneSettings
@@ -32,8 +32,6 @@ REFUSALS = {
     " '127.0.0.1'",
     "unknown": "the server's certificate is refused: no authority that this client trusts has signed it",
 }
-NO_TLS = "the server does not speak TLS"
-ONLY_TLS = "the server speaks TLS, this client does not"
 
 
 async def command(*words: str, **environment: str | None) -> Result:
@@ -83,9 +81,14 @@ async def test_a_bad_certificate_is_refused_and_named(certificates: Certificates
     trust = Trust.in_file(certificates.ca)
     async with grpc_server(getattr(certificates, kind)) as address:
         assert await tls_trouble(address, trust) == REFUSALS[kind]
-        async with OperatorClient(address, trust=trust) as operator:
-            with pytest.raises(ServerUnreachable):
-                await operator.report()
+        # Patience is for servers that come back; this one is there.
+        async with OperatorClient(address, trust=trust, patience=600) as operator:
+            for ask in (operator.report, operator.list_models, lambda: operator.put_model(b"model")):
+                with pytest.raises(TlsFailed) as caught:
+                    await ask()
+                assert caught.value.trouble == REFUSALS[kind]
+            with pytest.raises(TlsFailed):
+                await operator.wait_job("j1")
         said = await command("status", "--server", address, "--ca", str(certificates.ca))
     assert said.exit_code == UNREACHABLE
     assert said.stderr.startswith(f"combiner: {address}: {REFUSALS[kind]}\n  ")
@@ -133,8 +136,8 @@ async def test_a_server_that_is_not_there_is_no_matter_of_tls(certificates: Cert
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda path: None, "does not exist"),
-        (lambda path: path.mkdir(), "is a directory"),
+        (lambda path: None, "No such file or directory"),
+        (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: path.write_bytes(b"\x00\xff"), "there is no certificate in PEM format"),
         (lambda path: path.write_bytes(b""), "there is no certificate in PEM format"),
     ],
@@ -148,6 +151,8 @@ async def test_an_authority_file_that_is_none(
         said = await command(*words)
         assert said.exit_code == USAGE
         assert complaint in " ".join(said.stderr.replace("│", "").split())
+    made = await command("certs", "init", str(tmp_path / "made"), COMBINER_CA=str(path))
+    assert made.exit_code == 0
 
 
 @pytest.mark.parametrize(("kind", "trouble"), [*REFUSALS.items(), ("good", ONLY_TLS), (None, NO_TLS)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ async def get(url: str, trust: ssl.SSLContext) -> str:
 async def test_grpc_over_tls(certificates: Certificates, host: str) -> None:
     async with grpc_server(certificates.good) as address:
         assert await check(address.replace("127.0.0.1", host), certificates.ca_pem)
+
+
+async def test_fedn_clients_that_believe_the_certificate_they_are_shown(certificates: Certificates) -> None:
+    """`secure: true`: the server's own certificate, fetched beforehand, is the only root."""
+    async with grpc_server(certificates.good) as address:
+        shown = await asyncio.to_thread(ssl.get_server_certificate, ("localhost", int(address.split(":")[1])))
+        assert await check(address.replace("127.0.0.1", "localhost"), shown.encode())
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -80,7 +80,14 @@ def test_the_version(command: Callable[..., Result]) -> None:
     assert (result.exit_code, result.stdout) == (0, f"combiner {__version__}\n")
 
 
-@pytest.mark.parametrize("words", [["--server", "{}", "status"], ["job", "list", "--server", "{}", "--json"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--server", "{}", "status"],
+        ["job", "list", "--server", "{}", "--json"],
+        ["model", "put", __file__, "--server", "{}"],
+    ],
+)
 def test_a_server_that_is_not_there_exits_with_3_and_says_what_to_do(
     command: Callable[..., Result], words: list[str], free_address: str
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -45,11 +45,15 @@ FINAL: Final = (Status.UnAuthorized, Status.UnMatchedConfig)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`body` is the discovery's JSON object; `message` says for a person why it is not Assigned."""
+    """`body` is the discovery's JSON object; `message` says for a person why it is not Assigned.
+
+    `private`: it came over https all the way.
+    """
 
     status: Status
     message: str = ""
     body: Mapping[str, Any] = field(default_factory=dict)
+    private: bool = False
 
 
 class Announcer:
@@ -88,17 +92,21 @@ class Announcer:
         self._interval = interval
         self._retries = retries
         self.last: Answer | None = None
+        self.on_assigned: Callable[[Answer], None] = lambda answer: None  # called with each such answer
 
     async def run(self) -> None:
         """Announce now and every `interval` seconds. Returns only when the discovery refuses it."""
         async with self._client() as http:
-            delays = self._retries.delays()
-            while (answer := await self._attempt(http)).status not in FINAL:
-                if answer.status is Status.Assigned:
-                    delays = self._retries.delays()
-                    await asyncio.sleep(self._interval)
-                else:
-                    await asyncio.sleep(next(delays))
+            while True:
+                answer = await self._settle(http)
+                if answer.status in FINAL:
+                    return
+                await asyncio.sleep(self._interval)
+
+    async def first(self) -> Answer:
+        """Announce until the discovery has taken this combiner or refused it."""
+        async with self._client() as http:
+            return await self._settle(http)
 
     async def announce(self) -> Answer:
         """One attempt. Never raises for anything that a discovery or the network does."""
@@ -115,6 +123,14 @@ class Announcer:
             verify=True if self._trust is None else self._trust,
         )
 
+    async def _settle(self, http: httpx.AsyncClient) -> Answer:
+        for delay in self._retries.delays():
+            answer = await self._attempt(http)
+            if answer.status in (Status.Assigned, *FINAL):
+                return answer
+            await asyncio.sleep(delay)
+        raise AssertionError("the delays have no end")
+
     async def _attempt(self, http: httpx.AsyncClient) -> Answer:
         try:
             async with (
@@ -127,6 +143,8 @@ class Announcer:
         if self.last is None or self.last.status is not answer.status:
             self._log(answer)
         self.last = answer
+        if answer.status is Status.Assigned:
+            self.on_assigned(answer)
         return answer
 
     def _log(self, answer: Answer) -> None:
@@ -162,7 +180,8 @@ def _answer(response: httpx.Response, text: bytes) -> Answer:
         return Answer(Status.UnAuthorized, message, body)
     if 200 <= code <= 203 and "status" in body:
         retry = body["status"] == "retry"
-        return Answer(Status.TryAgain, message, body) if retry else Answer(Status.Assigned, "", body)
+        private = all(step.url.scheme == "https" for step in (*response.history, response))
+        return Answer(Status.TryAgain, message, body) if retry else Answer(Status.Assigned, "", body, private)
     return Answer(Status.Unassigned, message, body)
 
 

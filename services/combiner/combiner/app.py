@@ -12,6 +12,7 @@ import structlog
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
 from combiner.announce import Announcer
+from combiner.announced_tls import announced_identity
 from combiner.beats import Beats
 from combiner.catalog import Catalog
 from combiner.domain.leases import DEFAULT_WINDOWS, OutageGuard, Windows
@@ -46,7 +47,7 @@ from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.probe import keep_probing
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
-from fedcombiner.servicekit.tls import load_identity, trust_context
+from fedcombiner.servicekit.tls import ServerIdentity, load_identity, trust_context, watch_expiry
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
 
@@ -68,8 +69,7 @@ class CombinerApp:
     component.
 
     `shared` and `store` are the back ends, already made; whoever made them closes them. The client window is
-    also one of the limits of `shared`. `discovery_trust`: whom to believe at an https DISCOVERY_URL; if None,
-    those that the settings name.
+    also one of the limits of `shared`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class CombinerApp:
         supervisor: Supervisor,
         windows: Windows = DEFAULT_WINDOWS,
         *,
-        discovery_trust: ssl.SSLContext | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self.shared = shared
         self.store = store
@@ -92,7 +92,7 @@ class CombinerApp:
         self._redis = health.backends.register(REDIS)
         self._objects = health.backends.register("store")
         self._scratch = ScratchArea(settings.scratch)
-        self._announcer = _announcer(settings, discovery_trust)
+        self._announcer = announcer
         meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
         self.feed = Feed(shared.log)
@@ -227,7 +227,12 @@ def _housekeeper(
     return Housekeeper(replica, shared.upkeep, garbage, every, meter.removed) if every else None
 
 
-def _announcer(settings: CombinerSettings, trust: ssl.SSLContext | None) -> Announcer | None:
+def make_announcer(settings: CombinerSettings, trust: ssl.SSLContext | None = None) -> Announcer | None:
+    """None without DISCOVERY_URL. `trust`: whom to believe there; if None, those that the settings name.
+
+    Raises:
+        StartupError: ADVERTISE or DISCOVERY_CA_FILE cannot be.
+    """
     if not settings.discovery_url:
         return None
     return Announcer(
@@ -238,6 +243,16 @@ def _announcer(settings: CombinerSettings, trust: ssl.SSLContext | None) -> Anno
         secure=settings.advertises_tls,
         trust=trust or trust_context(settings.discovery_ca_file, "DISCOVERY_CA_FILE"),
     )
+
+
+async def _identity(
+    settings: CombinerSettings, announcer: Announcer | None, metrics: Metrics
+) -> ServerIdentity | None:
+    if announcer is None or not settings.tls_from_discovery:
+        return load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
+    identity = await announced_identity(announcer)
+    watch_expiry(identity, metrics)
+    return identity
 
 
 async def serve(
@@ -257,13 +272,15 @@ async def serve(
         StartupError: a port is taken, or a setting cannot be.
     """
     metrics = Metrics()
-    identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
+    announcer = make_announcer(settings)
     health = Health(metrics)
     supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)
     shared = RedisState(settings.redis_url.get_secret_value(), limits=limits)
     store = make_store(settings)
-    app = CombinerApp(settings, replica_name(), *wrap(shared, store), metrics, health, supervisor)
+    app = CombinerApp(
+        settings, replica_name(), *wrap(shared, store), metrics, health, supervisor, announcer=announcer
+    )
     server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
     servicers = services(app)
     add_services(server, servicers)
@@ -275,10 +292,11 @@ async def serve(
     )
     http = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
     async with Lifecycle(stop) as lifecycle:
-        port = bind(server, settings.host, settings.port, identity=identity)
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
         await lifecycle.start("operations", http)
+        identity = await stop.guard(_identity(settings, announcer, metrics))
+        port = bind(server, settings.host, settings.port, identity=identity)
         lifecycle.on_stop("state", shared.aclose)
         lifecycle.on_stop("store", store.close)
         await lifecycle.start("combiner", app)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from fedcombiner.modelstorage.settings import StoreSettings
 from fedcombiner.servicekit.settings import Port, Seconds
@@ -27,6 +28,10 @@ class CombinerSettings(StoreSettings):
         "",
         pattern=r"^(|[^:\s]+:[0-9]{1,5})$",
         description="HOST:PORT that clients reach the combiner at; the gateway's",
+    )
+    tls_from_discovery: bool = Field(
+        False,
+        description="true: certificate and key come with the answer of an https DISCOVERY_URL; true or false",
     )
     advertise_tls: bool = Field(
         False, description="true: clients reach ADVERTISE over TLS, which a gateway ends; true or false"
@@ -60,10 +65,22 @@ class CombinerSettings(StoreSettings):
         3600.0, ge=0, le=86_400, description="seconds between two house-keepings, 0 to 86400 (0: none)"
     )
 
+    @model_validator(mode="after")
+    def _one_certificate(self) -> Self:
+        if not self.tls_from_discovery:
+            return self
+        if not self.discovery_url.startswith("https://"):
+            raise ValueError(
+                "TLS_FROM_DISCOVERY=true needs an https DISCOVERY_URL: a key must not be overheard"
+            )
+        if self.tls_cert_file is not None:
+            raise ValueError("give either TLS_FROM_DISCOVERY=true or TLS_CERT_FILE, not both")
+        return self
+
     @property
     def advertises_tls(self) -> bool:
         """Whether clients have to speak TLS: with this process, or with what stands in front of it."""
-        return self.advertise_tls or self.tls_cert_file is not None
+        return self.advertise_tls or self.tls_from_discovery or self.tls_cert_file is not None
 
 
 def replica_name() -> str:
