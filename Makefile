@@ -9,7 +9,7 @@ DATA ?= data
 # Relative paths only: the checkout may be in a directory with spaces in its name.
 BIN := .venv/bin
 STAMP := .venv/.installed
-PROTOS := fedcombiner/wire/pb/fedn.proto $(addprefix fedcombiner/wire/pb/combiner/v1/,combiner.proto events.proto upkeep.proto)
+PROTOS := fedcombiner/wire/pb/fedn.proto $(addprefix fedcombiner/wire/pb/combiner/v1/,combiner.proto events.proto tokens.proto upkeep.proto)
 PB := fedcombiner/wire/pb
 
 .PHONY: help setup run serve test lint types imports proto proto-check lock bench clean ci

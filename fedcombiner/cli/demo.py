@@ -33,17 +33,21 @@ async def run(
     server: str | None,
     trust: Trust | None,
     *,
+    token: str = "",
     rounds: int,
     count: int,
     seed: int,
     out: Path,
     console: Console,
 ) -> float:
-    """Train, and return the accuracy of the model in `out` on held-out data. Raises DemoFailed."""
+    """Train, and return the accuracy of the model in `out` on held-out data. Raises DemoFailed.
+
+    Where the running `server` asks for tokens, `token` is an operator's: it is for the clients, too.
+    """
     async with (
         _stack(server) as address,
-        _clients(clients.Order.of(address, count, seed, trust)),
-        OperatorClient(address, trust=trust, patience=PATIENCE_S) as operator,
+        _clients(clients.Order.of(address, count, seed, trust, token)),
+        OperatorClient(address, trust=trust, token=token, patience=PATIENCE_S) as operator,
     ):
         await operator.wait_for_clients([clients.name(i) for i in range(count)], timeout=JOIN_S)
         console.print(f"{count} clients have joined {address}; {rounds} rounds of training begin")

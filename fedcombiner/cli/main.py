@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedcombiner.cli import certs, events, resources, status, storage, upkeep
+from fedcombiner.cli import certs, events, resources, status, storage, tokens, upkeep
 from fedcombiner.cli import demo as training
 from fedcombiner.cli.output import (
     INTERRUPTED,
@@ -39,6 +40,7 @@ app.add_typer(resources.sessions, name="session")
 app.add_typer(resources.jobs, name="job")
 app.add_typer(storage.app, name="storage")
 app.add_typer(certs.app, name="certs")
+app.add_typer(tokens.app, name="token")
 app.command()(status.status)
 app.command()(resources.clients)
 app.command()(events.events)
@@ -64,7 +66,9 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    context.obj = Options(server=server, as_json=json, ca=ca, tls=tls)
+    # Never an option: command lines are for everybody on the machine to read.
+    token = os.environ.get("COMBINER_TOKEN", "")
+    context.obj = Options(server=server, as_json=json, ca=ca, tls=tls, token=token)
 
 
 @app.command()
@@ -91,11 +95,31 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option(envvar="TLS_KEY_FILE", metavar="FILE", help="Its private key, PEM.")
     ] = None,
+    operator_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="OPERATOR_TOKEN_FILE",
+            metavar="FILE",
+            help="The operator's token; then tokens are asked for.",
+        ),
+    ] = None,
+    require_client_tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-client-tokens/--no-client-tokens",
+            envvar="REQUIRE_CLIENT_TOKENS",
+            help="Whether clients need a token, too; by default with TLS only.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", envvar="INSECURE", help="Let everybody in, whatever the address.")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """The whole stack in this process, in the foreground, for real clients.
 
-    Models are kept in the data directory, or where STORE and MINIO_... say (docs/storage.md).
+    Models are kept in the data directory, or where STORE and MINIO_... say (docs/storage.md). On any address
+    but 127.0.0.1 an operator's token is needed: OPERATOR_TOKEN, or a file that has it (docs/access.md).
     """
     try:
         from modelstore.settings import ModelstoreSettings
@@ -111,7 +135,13 @@ def serve(
         raise fail(f"--log-level {log_level}: must be debug, info, warning or error", USAGE)
     try:
         models = ModelstoreSettings.load(
-            data=data / "models", scratch=data / "scratch", tls_cert_file=tls_cert, tls_key_file=tls_key
+            data=data / "models",
+            scratch=data / "scratch",
+            tls_cert_file=tls_cert,
+            tls_key_file=tls_key,
+            operator_token_file=operator_token_file,
+            require_client_tokens=require_client_tokens,
+            insecure=insecure,
         )
     except InvalidSettings as error:
         raise fail(str(error), USAGE) from None
@@ -160,9 +190,19 @@ def demo(
     """Train a small network on handwritten digits, with clients whose data never leaves them."""
     console = Console(soft_wrap=True)
     server = server or _named_server(context)
-    trust = options(context).trust if server else None  # what is made for now is here, in plaintext
+    # What is made for now is here, in plaintext and open.
+    given = options(context) if server else Options()
     try:
-        work = training.run(server, trust, rounds=rounds, count=clients, seed=seed, out=out, console=console)
+        work = training.run(
+            server,
+            given.trust,
+            token=given.token,
+            rounds=rounds,
+            count=clients,
+            seed=seed,
+            out=out,
+            console=console,
+        )
         accuracy = asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

@@ -35,6 +35,7 @@ class Options:
     as_json: bool = False
     ca: Path | None = None
     tls: bool = False
+    token: str = ""
 
     @property
     def trust(self) -> Trust | None:
@@ -72,10 +73,11 @@ def call(
     `patience` is how many seconds a server that is away is waited for.
     """
 
-    server, trust = options(context).server, options(context).trust
+    given = options(context)
+    server, trust, token = given.server, given.trust, given.token
 
     async def run() -> T:
-        async with OperatorClient(server, trust=trust, patience=patience) as operator:
+        async with OperatorClient(server, trust=trust, token=token, patience=patience) as operator:
             return await work(operator)
 
     try:

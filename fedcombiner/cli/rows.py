@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
-from fedcombiner.wire.pb.combiner.v1 import events_pb2, upkeep_pb2
+from fedcombiner.wire.pb.combiner.v1 import events_pb2, tokens_pb2, upkeep_pb2
 
 Row = dict[str, Any]
 
@@ -104,6 +104,19 @@ def client(record: pb.Client) -> Row:
         "seen_seconds_ago": record.seen_seconds_ago,
         "era": record.era,
         "streams": record.streams,
+    }
+
+
+def token(record: tokens_pb2.Token) -> Row:
+    return {
+        "token_id": record.token_id,
+        "role": record.role,
+        "name": _none(record.name),
+        "clients": list(record.clients),
+        "state": record.state,
+        "created_at": _time(record.created_at),
+        "expires_at": _time(record.expires_at),
+        "revoked_at": _time(record.revoked_at),
     }
 
 

@@ -23,7 +23,14 @@ from contextlib import contextmanager
 import grpc
 import grpc.aio
 
-from fedcombiner.servicekit.errors import FailedPrecondition, NotFound, ServiceError, Unavailable, from_status
+from fedcombiner.servicekit.errors import (
+    MEANT_TRAILER,
+    FailedPrecondition,
+    NotFound,
+    ServiceError,
+    Unavailable,
+    from_status,
+)
 
 # Statuses that say something about the request itself; the same request will meet the same answer.
 _FINAL_CODES = frozenset(
@@ -77,19 +84,26 @@ def rpc_errors() -> Iterator[None]:
 
     A status CANCELLED, which the peer or a proxy sent, is an outage like others. grpc.aio may raise it as
     CancelledError, as it does for a channel that was closed under the call; unless this task itself is being
-    cancelled, that is an outage, too.
+    cancelled, that is an outage, too. A server that refuses a client says UNAVAILABLE for the sake of FEDn's
+    clients, and in a trailer what it means.
     """
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        cancelled = error.code() == grpc.StatusCode.CANCELLED
-        code = grpc.StatusCode.UNAVAILABLE if cancelled else error.code()
-        raise from_status(code, error.details() or "") from None
+        raise from_status(_meant(error), error.details() or "") from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         raise Unavailable("the call was cancelled by the other side") from None
+
+
+def _meant(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
+    for key, value in error.trailing_metadata():
+        if key == MEANT_TRAILER and value in grpc.StatusCode.__members__:
+            return grpc.StatusCode[str(value)]
+    cancelled = error.code() == grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.UNAVAILABLE if cancelled else error.code()
 
 
 def is_final(error: ServiceError) -> bool:

@@ -11,9 +11,10 @@ from typing import Any, Final
 import httpx
 
 from fedcombiner.client.errors import JoinRefused, ServerUnreachable
-from fedcombiner.client.link import host_of, is_loopback
+from fedcombiner.client.link import host_of
 from fedcombiner.client.trust import Trust
 from fedcombiner.servicekit.backoff import Backoff, retry
+from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.servicekit.errors import printable
 
 logger = logging.getLogger(__name__)

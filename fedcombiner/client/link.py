@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
@@ -12,6 +11,7 @@ import grpc
 import grpc.aio
 
 from fedcombiner.client.trust import Trust
+from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.servicekit.errors import Unavailable
 from fedcombiner.wire.pb import fedn_pb2_grpc
 from fedcombiner.wire.registry import NEW_PACKAGE, OLD_PACKAGE
@@ -102,14 +102,6 @@ class Link(grpc.aio.Channel):
 def token_metadata(token: str | None) -> Metadata:
     """How a token is sent by FEDn clients of this generation."""
     return (("authorization", f"Token {token}"),) if token else ()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine, so that no proxy may come between."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def host_of(address: str) -> str:

@@ -18,6 +18,7 @@ from fedcombiner.client.calls import TIMEOUT
 from fedcombiner.client.events import EventsCalls
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.patience import Progress
+from fedcombiner.client.tokens import TokensCalls
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
 from fedcombiner.client.trust import Trust
 from fedcombiner.client.upkeep import UpkeepCalls
@@ -40,7 +41,7 @@ ENDED: Final = frozenset({pb.SUCCEEDED, pb.FAILED, pb.CANCELLED})
 _LOOK_AGAIN: Final = 0.2  # seconds
 
 
-class OperatorClient(EventsCalls, UpkeepCalls):
+class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
     """Typed calls to one combiner. Leave it as a context manager, or `close` it.
 
     Everything raises `ServerUnreachable` when there is no answer for `patience` seconds (0: at the first

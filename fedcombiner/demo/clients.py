@@ -28,11 +28,12 @@ class Order:
     seed: int
     tls: bool
     authorities: str
+    token: str
 
     @classmethod
-    def of(cls, address: str, count: int, seed: int, trust: Trust | None) -> Self:
+    def of(cls, address: str, count: int, seed: int, trust: Trust | None, token: str = "") -> Self:
         authorities = b"" if trust is None else trust.authorities or b""
-        return cls(address, count, seed, trust is not None, authorities.decode("ascii", "ignore"))
+        return cls(address, count, seed, trust is not None, authorities.decode("ascii", "ignore"), token)
 
     @property
     def trust(self) -> Trust | None:
@@ -56,7 +57,12 @@ def make_client(order: Order, index: int, own: digits.Data, held_out: digits.Dat
         return digits.evaluate(model, held_out)
 
     return FederatedClient(
-        name(index), train=train, validate=validate, address=order.address, trust=order.trust
+        name(index),
+        train=train,
+        validate=validate,
+        address=order.address,
+        trust=order.trust,
+        token=order.token,
     )
 
 

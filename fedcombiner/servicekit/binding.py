@@ -1,5 +1,6 @@
 """Opening the ports that settings name, with an error that a person can act on."""
 
+import ipaddress
 import socket
 from contextlib import ExitStack
 
@@ -40,3 +41,11 @@ def probe(host: str, port: int) -> None:
     """Raise the OSError that keeps anyone from listening on this port now, if there is one."""
     for sock in listen(host, port):
         sock.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, a name or an address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

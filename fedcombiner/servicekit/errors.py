@@ -27,6 +27,8 @@ import grpc
 SHOWN_CHARS: Final = 100
 # gRPC carries the message in a trailer, and peers refuse more than 8 KiB of them.
 MESSAGE_CHARS: Final = 1000
+# Trailer with the name of the status that is meant, where callers could not live with that status itself.
+MEANT_TRAILER: Final = "combiner-status-meant"
 
 
 def printable(text: str, limit: int = SHOWN_CHARS) -> str:

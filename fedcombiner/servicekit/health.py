@@ -1,7 +1,8 @@
 """grpc.health.v1 from what a process knows of itself: "" is this process, "jobs" all of its back ends."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,6 +13,8 @@ from fedcombiner.servicekit.status import Backends, Readiness
 
 PROCESS: Final = ""
 JOBS: Final = "jobs"
+
+_messages: Any = health_pb2  # the stubs do not have List
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -27,7 +30,7 @@ class Health:
         self._changed = asyncio.Event()
         self.readiness = Readiness(self._changed.set)
         self.backends = Backends(metrics.backend_up, notify=self._changed.set)
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = _Servicer(self._statuses)
         self._publisher: asyncio.Task[None] | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -56,5 +59,23 @@ class Health:
             await self._publish()
 
     async def _publish(self) -> None:
-        for service, serving in ((PROCESS, self.readiness.ready), (JOBS, self.backends.all_up)):
-            await self._servicer.set(service, _SERVING if serving else _NOT_SERVING)
+        for service, status in self._statuses().items():
+            await self._servicer.set(service, status)
+
+    def _statuses(self) -> Mapping[str, Any]:
+        found = {PROCESS: self.readiness.ready, JOBS: self.backends.all_up}
+        return {service: _SERVING if serving else _NOT_SERVING for service, serving in found.items()}
+
+
+class _Servicer(health.aio.HealthServicer):
+    """The library's, with List, which is no coroutine there: a call of it would be an error."""
+
+    def __init__(self, statuses: Callable[[], Mapping[str, Any]]) -> None:
+        super().__init__()
+        self._statuses = statuses
+
+    async def List(self, _request: object, _context: object) -> object:
+        statuses = self._statuses()
+        return _messages.HealthListResponse(
+            statuses={name: {"status": status} for name, status in statuses.items()}
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any, Final, NoReturn, TypeAlias
@@ -63,19 +64,16 @@ class RpcMetrics:
         )
 
 
-class RpcInterceptor(grpc.aio.ServerInterceptor):
-    """Maps what handlers raise, and counts calls; for all four kinds of methods, raw bytes or not.
+class WrappingInterceptor(grpc.aio.ServerInterceptor, ABC):
+    """Puts something around the handler of each method: made once for each, and kept."""
 
-    A ServiceError becomes its status with its message. Anything else is logged with its traceback and
-    becomes INTERNAL, or UNAVAILABLE for a service in `unavailable_on_bug`, with the text "internal error".
-    A caller that went away is no error. Handlers must be coroutine or async generator functions.
-    """
-
-    def __init__(self, metrics: RpcMetrics, unavailable_on_bug: Collection[str] = ()) -> None:
-        self._metrics = metrics
-        self._unavailable_on_bug = frozenset(unavailable_on_bug)
+    def __init__(self) -> None:
         # At most one entry for each method that is served: unknown ones have no handler.
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    @abstractmethod
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """What is called in place of the handler of `method`, such as `/grpc.Connector/SendHeartbeat`."""
 
     async def intercept_service(
         self,
@@ -88,22 +86,58 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+            known = self._wrapped[method] = (handler, self.wrap(method, handler))
         return known[1]
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+
+def behaviour_of(method: str, handler: Handler) -> Any:
+    """The function behind a handler, of whatever kind. Raises TypeError if it is not asynchronous."""
+    behaviour: Any = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    if not (inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)):
+        raise TypeError(f"the handler of {method} is not asynchronous")
+    return behaviour
+
+
+def with_behaviour(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
+    """The handler with another function behind it, for the same messages."""
+    factory = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
+    return factory(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+async def write_responses(behaviour: Any, request: Any, context: Context) -> None:
+    """Run a behaviour that answers with a stream, to its end.
+
+    The responses of a generator are written here and not by gRPC, which leaves the generator of a cancelled
+    call to the collector: the handler's own clean-up must have run when the call has ended.
+    """
+    if not inspect.isasyncgenfunction(behaviour):
+        await behaviour(request, context)
+        return
+    async with aclosing(behaviour(request, context)) as responses:
+        async for response in responses:
+            await context.write(response)
+
+
+class RpcInterceptor(WrappingInterceptor):
+    """Maps what handlers raise, and counts calls; for all four kinds of methods, raw bytes or not.
+
+    A ServiceError becomes its status with its message. Anything else is logged with its traceback and
+    becomes INTERNAL, or UNAVAILABLE for a service in `unavailable_on_bug`, with the text "internal error".
+    A caller that went away is no error. Handlers must be coroutine or async generator functions.
+    """
+
+    def __init__(self, metrics: RpcMetrics, unavailable_on_bug: Collection[str] = ()) -> None:
+        super().__init__()
+        self._metrics = metrics
+        self._unavailable_on_bug = frozenset(unavailable_on_bug)
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.lstrip("/").rpartition("/")
         bug = grpc.StatusCode.UNAVAILABLE if service in self._unavailable_on_bug else grpc.StatusCode.INTERNAL
-        behaviour: Any = (
-            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        )
-        call = _Method(service, name, behaviour, bug, self._metrics)
-        factory = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
-        return factory(
-            call.answer_stream if handler.response_streaming else call.answer,
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        call = _Method(service, name, behaviour_of(method, handler), bug, self._metrics)
+        return with_behaviour(handler, call.answer_stream if handler.response_streaming else call.answer)
 
 
 class _Method:
@@ -112,12 +146,9 @@ class _Method:
     def __init__(
         self, service: str, name: str, behaviour: Any, bug: grpc.StatusCode, metrics: RpcMetrics
     ) -> None:
-        if not (inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)):
-            raise TypeError(f"the handler of {service}/{name} is not asynchronous")
         self._path = f"{service}/{name}"
         self._labels = (service, name)
         self._behaviour = behaviour
-        self._yields = inspect.isasyncgenfunction(behaviour)
         self._bug = bug
         self._started = metrics.started.labels(service, name)
         self._in_flight = metrics.in_flight.labels(service, name)
@@ -143,22 +174,12 @@ class _Method:
         self._begin()
         code: object = grpc.StatusCode.CANCELLED
         try:
-            await self._stream(request, context)
+            await write_responses(self._behaviour, request, context)
             code = grpc.StatusCode.OK
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 — all are mapped
             await self._refuse(error, context)
         finally:
             self._end(context.code() or code)
-
-    async def _stream(self, request: Any, context: Context) -> None:
-        if not self._yields:
-            await self._behaviour(request, context)
-            return
-        # Written here and not by gRPC, which leaves the generator of a cancelled call to the collector:
-        # the handler's own clean-up must have run when the call has ended.
-        async with aclosing(self._behaviour(request, context)) as responses:
-            async for response in responses:
-                await context.write(response)
 
     def _begin(self) -> None:
         self._started.inc()

@@ -15,13 +15,20 @@ from typing import Self
 import structlog
 from combiner.adapters.state import RedisState
 from combiner.app import CLIENT_SERVICES, CombinerApp, make_announcer
+from combiner.servicers.tokens import TokensServicer
 from combiner.settings import CombinerSettings, replica_name
 from discovery_mock.app import DiscoveryApp
 from discovery_mock.settings import DiscoverySettings
 from modelstore.app import build_servicer
 from modelstore.settings import ModelstoreSettings
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
+from fedcombiner.access.keeper import TokenKeeper
+from fedcombiner.access.policy import decide
+from fedcombiner.access.redis_tokens import RedisTokens
+from fedcombiner.access.roles import Role
+from fedcombiner.access.secret import new_token
+from fedcombiner.access.setup import AccessControl
 from fedcombiner.modelstorage.store import ModelStore
 from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.servicekit.health import Health
@@ -41,7 +48,7 @@ class StandaloneSettings(BaseModel):
     """Ports of 0 are any free ones. `data_dir` keeps everything: `redis/`, `models/`, `scratch/`.
 
     `modelstore` says where models are and how large they may be, its ports aside; None: on the disk in
-    `data_dir`. Its TLS files are for both ports of clients.
+    `data_dir`. Its TLS files are for both ports of clients, its settings about tokens for all ports.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +79,7 @@ class Standalone:
         self._settings = settings
         self._stop = stop or Stop()
         self._stack = AsyncExitStack()
+        self._token = new_token()  # of our combiner, for our discovery
         self.address = ""
         self.discovery_url = ""
         self.metrics_url = ""
@@ -99,12 +107,21 @@ class Standalone:
         health = Health(metrics)
         supervisor = Supervisor(self._stop)
         identity = load_identity(settings.models.tls_cert_file, settings.models.tls_key_file, metrics)
-        server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
+        policy = decide(settings.models, {"HOST": settings.host}).also(
+            self._token, Role.COMBINER, "standalone"
+        )
+        redis_url = await self._redis_url(lifecycle)
+        tokens = RedisTokens(redis_url)
+        lifecycle.on_stop("tokens", tokens.aclose)
+        access = AccessControl(policy, metrics, health, tokens)
+        server = build_server(
+            metrics.rpc, unavailable_on_bug=CLIENT_SERVICES, interceptors=access.interceptors
+        )
         port = bind(server, settings.host, settings.port, identity=identity)
         self.address = f"{settings.host}:{port}"
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
-        discovery = DiscoveryApp(DiscoverySettings(), metrics)
+        discovery = DiscoveryApp(DiscoverySettings(), metrics, access)
         public = HttpServer(
             discovery.app,
             settings.host,
@@ -114,7 +131,7 @@ class Standalone:
         )
         await lifecycle.start("discovery", public)
         self.discovery_url = f"{'http' if identity is None else 'https'}://{settings.host}:{public.port}"
-        shared = RedisState(await self._redis_url(lifecycle))
+        shared = RedisState(redis_url)
         lifecycle.on_stop("state", shared.aclose)
         store = make_store(settings.models)
         lifecycle.on_stop("store", store.close)
@@ -124,7 +141,11 @@ class Standalone:
         combiner = CombinerApp(
             own, replica_name(), shared, store, metrics, health, supervisor, announcer=announcer
         )
-        servicers = self._servicers(combiner, store, metrics)
+        keeper = TokenKeeper(tokens, access.tokens.refresh)
+        servicers = {
+            **self._servicers(combiner, store, metrics),
+            "Tokens": TokensServicer(keeper, enforced=policy.enforced),
+        }
         add_services(server, servicers)
         health.add_to(server)
         add_reflection(server, service_names(servicers))
@@ -135,11 +156,13 @@ class Standalone:
             health=health,
             sections={"combiner": combiner.status, "discovery": discovery.status},
         )
-        http = HttpServer(operations, settings.host, settings.metrics_port, setting="METRICS_PORT")
+        private = access.protect(operations, "operations")
+        http = HttpServer(private, settings.host, settings.metrics_port, setting="METRICS_PORT")
         await lifecycle.start("operations", http)
         self.metrics_url = f"http://{settings.host}:{http.port}"
         await lifecycle.start("combiner", combiner)
         await lifecycle.start("background tasks", supervisor)
+        access.start(supervisor)
         await health.backends.first_contact()
         await lifecycle.start("rpc", RpcServer(server, grace=1.0))
         lifecycle.on_stop("drain", combiner.drain)
@@ -158,6 +181,7 @@ class Standalone:
             discovery_url=self.discovery_url,
             tls_cert_file=self._settings.models.tls_cert_file,
             tls_key_file=self._settings.models.tls_key_file,
+            discovery_token=SecretStr(self._token),
         )
 
     def _servicers(self, combiner: CombinerApp, store: ModelStore, metrics: Metrics) -> Mapping[str, object]:

@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, Service
 from google.protobuf.message_factory import GetMessageClass
 
 from fedcombiner.wire.pb import fedn_pb2
-from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, events_pb2, upkeep_pb2
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, events_pb2, tokens_pb2, upkeep_pb2
 
 OLD_PACKAGE = "grpc"
 NEW_PACKAGE = "fedn"
@@ -23,6 +23,7 @@ OWN_PACKAGE = "combiner.v1"
 OWN_FILES: tuple[FileDescriptor, ...] = (
     combiner_pb2.DESCRIPTOR,
     events_pb2.DESCRIPTOR,
+    tokens_pb2.DESCRIPTOR,
     upkeep_pb2.DESCRIPTOR,
 )
 

@@ -99,3 +99,14 @@ async def test_reflection_lists_the_services() -> None:
         call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         names = {service.name async for answer in call for service in answer.list_services_response.service}
         assert names == {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_all_services_are_listed_at_once() -> None:
+    async with serving() as (health, channel):
+        health.readiness.mark_ready()
+        health.backends.register("redis")
+        listed = await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
+        assert {name: status.status for name, status in listed.statuses.items()} == {
+            "": health_pb2.HealthCheckResponse.SERVING,
+            "jobs": health_pb2.HealthCheckResponse.NOT_SERVING,
+        }

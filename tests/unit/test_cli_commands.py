@@ -216,10 +216,11 @@ def test_the_demo_is_not_sent_to_a_server_of_the_environment(monkeypatch: pytest
     async def run(server: str | None, trust: object, **others: object) -> float:
         asked.append(server)
         assert trust is None
+        assert others["token"] == ("" if server is None else "fct_x")
         return 0.95
 
     monkeypatch.setattr(demo, "run", run)
-    environment = {"COMBINER_SERVER": "a:1"}
+    environment = {"COMBINER_SERVER": "a:1", "COMBINER_TOKEN": "fct_x"}
     for words in (["demo"], ["--server", "b:2", "demo"], ["demo", "--server", "c:3"]):
         result = CliRunner().invoke(app, words, env=environment)
         assert result.exit_code == 0

@@ -19,10 +19,11 @@ from hypothesis.extra import numpy as arrays_of
 
 from fedcombiner.client.arrays import read_arrays, write_arrays
 from fedcombiner.client.errors import rpc_errors
-from fedcombiner.client.link import host_of, is_loopback
+from fedcombiner.client.link import host_of
 from fedcombiner.client.made_up import one_hot, random_like, sent_as_is, to_npz
 from fedcombiner.client.messages import Messages, Task, Timings
 from fedcombiner.client.threads import in_daemon_thread
+from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.wire.eras import TRAINING, read_timestamp
 from fedcombiner.wire.pb import fedn_pb2
 

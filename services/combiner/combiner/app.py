@@ -30,6 +30,7 @@ from combiner.servicers.control import ControlServicer, ReducerServicer
 from combiner.servicers.events import EventsServicer
 from combiner.servicers.operator import ClientsServicer, JobsServicer, ModelsServicer, SessionsServicer
 from combiner.servicers.streams import CombinerServicer
+from combiner.servicers.tokens import TokensServicer
 from combiner.servicers.upkeep import REDIS, UpkeepServicer
 from combiner.settings import CombinerSettings, replica_name
 from combiner.statuses import Statuses
@@ -38,6 +39,10 @@ from combiner.tuning import Tuning
 from combiner.upkeep.garbage import Garbage
 from combiner.upkeep.housekeeper import Housekeeper
 from combiner.upkeep.pruning import Pruning
+from fedcombiner.access.keeper import TokenKeeper
+from fedcombiner.access.policy import decide
+from fedcombiner.access.redis_tokens import RedisTokens
+from fedcombiner.access.setup import AccessControl
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
@@ -269,7 +274,7 @@ async def serve(
     `wrap` may put something between the combiner and its back ends.
 
     Raises:
-        StartupError: a port is taken, or a setting cannot be.
+        StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
     metrics = Metrics()
     announcer = make_announcer(settings)
@@ -277,12 +282,15 @@ async def serve(
     supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)
     shared = RedisState(settings.redis_url.get_secret_value(), limits=limits)
+    tokens = RedisTokens(settings.redis_url.get_secret_value())
+    access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
     store = make_store(settings)
     app = CombinerApp(
         settings, replica_name(), *wrap(shared, store), metrics, health, supervisor, announcer=announcer
     )
-    server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
-    servicers = services(app)
+    server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES, interceptors=access.interceptors)
+    keeper = TokenKeeper(tokens, access.tokens.refresh)
+    servicers = {**services(app), "Tokens": TokensServicer(keeper, enforced=access.policy.enforced)}
     add_services(server, servicers)
     health.add_to(server)
     add_reflection(server, service_names(servicers))
@@ -290,7 +298,8 @@ async def serve(
     operations = operations_app(
         service="combiner", version=__version__, metrics=metrics, health=health, sections=sections
     )
-    http = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
+    private = access.protect(operations, "operations")
+    http = HttpServer(private, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
     async with Lifecycle(stop) as lifecycle:
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
@@ -298,9 +307,11 @@ async def serve(
         identity = await stop.guard(_identity(settings, announcer, metrics))
         port = bind(server, settings.host, settings.port, identity=identity)
         lifecycle.on_stop("state", shared.aclose)
+        lifecycle.on_stop("tokens", tokens.aclose)
         lifecycle.on_stop("store", store.close)
         await lifecycle.start("combiner", app)
         await lifecycle.start("background tasks", supervisor)
+        access.start(supervisor)
         await lifecycle.start("rpc", RpcServer(server, grace=1.0))
         lifecycle.on_stop("drain", app.drain)
         started(port, http.port)

@@ -9,11 +9,12 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from fedcombiner.access.policy import AccessSettings
 from fedcombiner.modelstorage.settings import StoreSettings
 from fedcombiner.servicekit.settings import Port, Seconds
 
 
-class CombinerSettings(StoreSettings):
+class CombinerSettings(StoreSettings, AccessSettings):
     port: Port = Field(12080, description="TCP port, 0 to 65535 (0: any free port)")
     name: str = Field(
         "combiner",

@@ -27,9 +27,16 @@ from discovery_mock.messages import (
 )
 from discovery_mock.registry import CombinerRegistry, RegistryFull
 from discovery_mock.settings import DiscoverySettings
+from fedcombiner.access.http import refusal
+from fedcombiner.access.policy import decide
+from fedcombiner.access.redis_tokens import reader_of
+from fedcombiner.access.roles import Role
+from fedcombiner.access.setup import AccessControl
+from fedcombiner.access.table import Access
+from fedcombiner.servicekit.errors import ServiceError, Unavailable
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
-from fedcombiner.servicekit.lifecycle import Lifecycle, Stop
+from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.tls import load_identity
 from fedcombiner.version import __version__
@@ -49,12 +56,17 @@ Started = Callable[[int, int], None]
 class DiscoveryApp:
     """Plays FEDn's controller for the announce step of combiners and the assign step of clients.
 
-    `app` is the ASGI application of its public port. What it knows is in memory: combiners announce
-    themselves every 30 s, so a restarted discovery knows them again before long.
+    `app` is the ASGI application of its public port, behind `access` (None: for everybody). What it knows is
+    in memory: combiners announce themselves every 30 s, so a restarted discovery soon knows them again.
     """
 
     def __init__(
-        self, settings: DiscoverySettings, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: DiscoverySettings,
+        metrics: Metrics,
+        access: AccessControl | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._registry = CombinerRegistry(settings.combiner_ttl, clock)
@@ -67,21 +79,27 @@ class DiscoveryApp:
         metrics.gauge("discovery_combiners", "Combiners that announce themselves.").set_function(
             lambda: len(self._registry.live())
         )
+        app = Starlette(
+            routes=[
+                Route("/add_combiner", self._endpoint("add_combiner", self._add_combiner), methods=["POST"]),
+                Route("/add_client", self._endpoint("add_client", self._add_client), methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: _in_json},
+        )
         self.app: ASGIApp = _SingleSlashes(
-            Starlette(
-                routes=[
-                    Route(
-                        "/add_combiner", self._endpoint("add_combiner", self._add_combiner), methods=["POST"]
-                    ),
-                    Route("/add_client", self._endpoint("add_client", self._add_client), methods=["POST"]),
-                ],
-                exception_handlers={HTTPException: _in_json},
-            )
+            app if access is None else access.protect(app, "discovery", self._refusal)
         )
 
     def status(self) -> Mapping[str, object]:
         """For /statusz."""
         return {"combiners": {c.name: f"{c.address}:{c.port}" for c in self._registry.live()}}
+
+    def _refusal(self, error: ServiceError, access: Access) -> Response:
+        """Clients of 0.17 and later end at anything but a retry, so that is what they and combiners are told
+        while their tokens cannot be checked."""
+        if isinstance(error, Unavailable) and access.roles & {Role.CLIENT, Role.COMBINER}:
+            return JSONResponse(not_yet(error.message, self._settings.package), TRY_LATER)
+        return refusal(error, access)
 
     def _endpoint(self, request_name: str, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
@@ -160,12 +178,15 @@ async def serve(
     """Run a discovery until the stop. `started` is told its ports as soon as it answers.
 
     Raises:
-        StartupError: a port is taken, or a setting cannot be.
+        StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
     metrics = Metrics()
     identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
     health = Health(metrics)
-    discovery = DiscoveryApp(settings, metrics)
+    supervisor = Supervisor(stop)
+    tokens = reader_of(settings)
+    access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
+    discovery = DiscoveryApp(settings, metrics, access)
     operations = operations_app(
         service="discovery-mock",
         version=__version__,
@@ -174,12 +195,17 @@ async def serve(
         sections={"discovery": discovery.status},
     )
     public = HttpServer(discovery.app, settings.host, settings.port, identity=identity)
-    private = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
+    guarded = access.protect(operations, "operations")
+    private = HttpServer(guarded, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
     async with Lifecycle(stop) as lifecycle:
         await lifecycle.start("loop lag", LoopLag(metrics))
         await lifecycle.start("operations", private)
+        if tokens is not None:
+            lifecycle.on_stop("tokens", tokens.aclose)
+        await lifecycle.start("background tasks", supervisor)
+        access.start(supervisor)
         await lifecycle.start("http", public)
-        health.readiness.mark_ready()
+        supervisor.spawn("ready", health.ready_on_first_contact())
         started(public.port, private.port)
         await stop.wait()
         health.readiness.mark_draining()

@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedcombiner.servicekit.settings import Port, Seconds, ServiceSettings
+from fedcombiner.access.policy import AccessSettings
+from fedcombiner.servicekit.settings import Port, Seconds
 
 
-class DiscoverySettings(ServiceSettings):
+class DiscoverySettings(AccessSettings):
     port: Port = Field(8092, description="TCP port, 0 to 65535 (0: any free port)")
     combiner_ttl: Seconds = Field(
         75.0, description="seconds after which a combiner that does not announce again is gone, more than 0"

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from fedcombiner.access.policy import decide
+from fedcombiner.access.redis_tokens import reader_of
+from fedcombiner.access.setup import AccessControl
 from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits, TransferMeter
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
@@ -48,29 +51,37 @@ async def serve(
     something between the service and its store.
 
     Raises:
-        StartupError: a port is taken, or a setting cannot be.
+        StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
     metrics = Metrics()
     identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
     health = Health(metrics)
     supervisor = Supervisor(stop)
     backend = health.backends.register("store")
+    tokens = reader_of(settings)
+    access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
     store = wrap(make_store(settings))
     servicers: Mapping[str, object] = {"ModelService": build_servicer(settings, store, metrics)}
     # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
-    server = build_server(metrics.rpc, unavailable_on_bug=service_names(servicers))
+    server = build_server(
+        metrics.rpc, unavailable_on_bug=service_names(servicers), interceptors=access.interceptors
+    )
     add_services(server, servicers)
     health.add_to(server)
     add_reflection(server, service_names(servicers))
     operations = operations_app(service="modelstore", version=__version__, metrics=metrics, health=health)
-    http = HttpServer(operations, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
+    private = access.protect(operations, "operations")
+    http = HttpServer(private, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
     async with Lifecycle(stop) as lifecycle:
         port = bind(server, settings.host, settings.port, identity=identity)
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
         await lifecycle.start("operations", http)
         lifecycle.on_stop("store", store.close)
+        if tokens is not None:
+            lifecycle.on_stop("tokens", tokens.aclose)
         await lifecycle.start("background tasks", supervisor)
+        access.start(supervisor)
         supervisor.spawn(
             "probe the store", keep_probing(backend, partial(check_store, store), away=STORE_AWAY)
         )

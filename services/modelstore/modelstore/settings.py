@@ -2,11 +2,12 @@
 
 from pydantic import Field
 
+from fedcombiner.access.policy import AccessSettings
 from fedcombiner.modelstorage.settings import StoreSettings
 from fedcombiner.servicekit.settings import Port, Seconds
 
 
-class ModelstoreSettings(StoreSettings):
+class ModelstoreSettings(StoreSettings, AccessSettings):
     port: Port = Field(12081, description="TCP port, 0 to 65535 (0: any free port)")
     max_model_bytes: int = Field(
         2 << 30, ge=1, le=1 << 50, description="bytes of the largest model that is taken, at least 1"

@@ -13,25 +13,21 @@ taken twice (see the scripts); what a repeated step cannot tell, `ports` says at
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from combiner.adapters.limits import Limits
 from combiner.ports import Conflict, Ended, LeaseLost, QueueFull, SchemaTooNew, StateUnavailable
+from fedcombiner.servicekit import redislink
+from fedcombiner.servicekit.redislink import COMMAND_S, connection_options, described
 
-CONNECT_S = 2.0
-COMMAND_S = 5.0
 CONNECTIONS = 32  # of one replica; who finds all of them busy waits for COMMAND_S, then gets StateUnavailable
 
 _TYPED: Mapping[str, type[Exception]] = {
@@ -41,37 +37,19 @@ _TYPED: Mapping[str, type[Exception]] = {
     "FCFULL": QueueFull,
     "FCSCHEMA": SchemaTooNew,
 }
-_MEANING: Mapping[type[RedisError], str] = {
-    OutOfMemoryError: "is full (maxmemory)",
-    ReadOnlyError: "is a read-only replica",
-    NoPermissionError: "lacks a permission for our user",
-    BusyLoadingError: "is still loading its data",
-}
 
 
-def _ours(error: RedisError) -> Exception:
+def _ours(error: RedisError | TimeoutError) -> Exception:
     text = str(error)
     code, _, rest = text.partition(" ")
     if code in _TYPED:
         return _TYPED[code](rest)
-    meaning = _MEANING.get(type(error), "fails")
-    return StateUnavailable(f"Redis {meaning}: {text or type(error).__name__}")
+    return StateUnavailable(described(error))
 
 
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
-    """Errors of redis-py become ours, and so does no answer within `seconds`.
-
-    redis-py's own `socket_timeout` is not used: below Python 3.12 it can swallow a cancellation (it waits
-    with `asyncio.wait_for` while it sends).
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except RedisError as error:
-        raise _ours(error) from error
-    except TimeoutError as error:
-        raise StateUnavailable(f"Redis did not answer within {seconds:g} s") from error
+def within(seconds: float) -> AbstractAsyncContextManager[None]:
+    """Errors of redis-py become ours, and so does no answer within `seconds`."""
+    return redislink.within(seconds, _ours)
 
 
 @cache
@@ -102,20 +80,10 @@ class Connection:
         self._url = url
         self._limits_json = limits.to_json()
         self._pool = aioredis.BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=COMMAND_S, **self._options()
+            url, max_connections=CONNECTIONS, timeout=COMMAND_S, **connection_options()
         )
         self._redis: Any = aioredis.Redis(connection_pool=self._pool)
         self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
-
-    @staticmethod
-    def _options() -> dict[str, Any]:
-        return {
-            "protocol": 2,
-            "decode_responses": True,
-            "socket_connect_timeout": CONNECT_S,
-            "socket_timeout": None,
-            "retry": Retry(ConstantBackoff(0.02), 1, supported_errors=(RedisConnectionError,)),
-        }
 
     def key(self, name: str) -> str:
         return self.prefix + name
@@ -138,7 +106,7 @@ class Connection:
 
     def dedicated(self) -> Any:
         """A client with its own connection, for commands that block. The caller closes it."""
-        pool = aioredis.ConnectionPool.from_url(self._url, max_connections=1, **self._options())
+        pool = aioredis.ConnectionPool.from_url(self._url, max_connections=1, **connection_options())
         return aioredis.Redis.from_pool(pool)
 
     async def aclose(self) -> None:

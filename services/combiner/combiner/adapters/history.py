@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from combiner.adapters.connection import COMMAND_S, Connection, within
+from combiner.adapters.connection import Connection, within
 from combiner.adapters.log import BLOCK_S, event_of, order
 from combiner.ports import Event, Place
+from fedcombiner.servicekit.redislink import COMMAND_S
 
 _PAGE = 500
 _Entry = tuple[str, Mapping[str, str]]

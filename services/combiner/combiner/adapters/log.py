@@ -10,8 +10,9 @@ from itertools import chain
 from typing import Any
 
 from combiner.adapters import codec
-from combiner.adapters.connection import COMMAND_S, Connection, within
+from combiner.adapters.connection import Connection, within
 from combiner.ports import Event, StateUnavailable
+from fedcombiner.servicekit.redislink import COMMAND_S
 
 BLOCK_S = 4.0
 _BATCH = 500

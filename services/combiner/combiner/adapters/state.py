@@ -15,8 +15,7 @@ from combiner.adapters.settings import RedisSettings
 from combiner.adapters.tasks import LostReplies, RedisTasks
 from combiner.adapters.upkeep import RedisUpkeep
 from combiner.ports import History, Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks, Upkeep
-
-DEFAULT_PREFIX = "fc:"
+from fedcombiner.servicekit.redislink import DEFAULT_PREFIX
 
 
 class RedisState:

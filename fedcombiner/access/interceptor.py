@@ -1,0 +1,134 @@
+"""The gate in front of every rpc.
+
+What FEDn's clients call is refused with UNAVAILABLE, whatever the reason: it is the only status that none of
+their generations dies of. The second generation (0.17 to 0.33) ends at any other one, and the first sends its
+next call at once, so a stream is held for some seconds before it is refused. The reason is in the message,
+and in a trailer by which our own client library tells what is meant, and stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+
+from fedcombiner.access.gate import Gate, Pass
+from fedcombiner.access.roles import Role
+from fedcombiner.access.table import RPCS, Access
+from fedcombiner.servicekit.errors import (
+    MEANT_TRAILER,
+    PermissionDenied,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
+from fedcombiner.servicekit.interceptor import (
+    Context,
+    Handler,
+    WrappingInterceptor,
+    behaviour_of,
+    with_behaviour,
+    write_responses,
+)
+from fedcombiner.wire.eras import identity
+
+log = structlog.get_logger(__name__)
+
+HOLD_S: Final = 5.0
+MAX_HELD: Final = 10_000  # refused streams; with so many, the next ones are refused at once
+
+_NOBODY: Final = Access(frozenset())
+
+
+class AccessInterceptor(WrappingInterceptor):
+    """Asks the gate before each call of a method that is not for everybody; others are left as they are."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+        self._waiting_room = _WaitingRoom()
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        access = RPCS.get(method, _NOBODY)
+        if self._gate.is_open(access):
+            return handler
+        if access is _NOBODY:
+            log.error("no row in the table of access: refused to everybody", method=method)
+        guarded = _Guarded(access, behaviour_of(method, handler), self._gate, self._waiting_room)
+        return with_behaviour(
+            handler, guarded.answer_stream if handler.response_streaming else guarded.answer
+        )
+
+
+class _WaitingRoom:
+    """Where refused streams spend some time, as many as there is room for."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    async def hold(self) -> None:
+        if self._held >= MAX_HELD:
+            return
+        self._held += 1
+        try:
+            await asyncio.sleep(HOLD_S)
+        finally:
+            self._held -= 1
+
+
+class _Guarded:
+    """One method behind the gate."""
+
+    def __init__(self, access: Access, behaviour: Any, gate: Gate, waiting_room: _WaitingRoom) -> None:
+        self._access = access
+        self._behaviour = behaviour
+        self._gate = gate
+        self._waiting_room = waiting_room
+        self._for_clients = Role.CLIENT in access.roles
+
+    async def answer(self, request: Any, context: Context) -> Any:
+        try:
+            await self._admit(request, context)
+        except ServiceError as error:
+            raise self._refusal(error, context) from None
+        return await self._behaviour(request, context)
+
+    async def answer_stream(self, request: Any, context: Context) -> None:
+        try:
+            admitted = await self._admit(request, context)
+        except ServiceError as error:
+            if self._for_clients:
+                await self._waiting_room.hold()
+            raise self._refusal(error, context) from None
+        try:
+            async with self._gate.watched(admitted):
+                await write_responses(self._behaviour, request, context)
+        except Unauthenticated as error:
+            raise self._refusal(error, context) from None
+
+    async def _admit(self, request: Any, context: Context) -> Pass:
+        admitted = await self._gate.admit(self._access, _authorization(context))
+        # Raw messages, and streams of them, name nobody: an Upload has no sender in any FEDn client.
+        sender = getattr(request, "sender", None)
+        if self._for_clients and sender is not None:
+            try:
+                admitted.check_client(identity(sender))
+            except PermissionDenied as error:
+                self._gate.count(error)
+                raise
+        return admitted
+
+    def _refusal(self, error: ServiceError, context: Context) -> ServiceError:
+        if not self._for_clients:
+            return error
+        context.set_trailing_metadata(((MEANT_TRAILER, error.code.name),))
+        return Unavailable(f"{error.code.name}: {error.message}")
+
+
+def _authorization(context: Context) -> str | None:
+    """The header's value; empty, which is no token, if it is there more than once."""
+    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if not values:
+        return None
+    return str(values[0]) if len(values) == 1 else ""
