@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 PROTOS := fedcombiner/wire/pb/fedn.proto $(addprefix fedcombiner/wire/pb/combiner/v1/,combiner.proto events.proto tokens.proto upkeep.proto)
 PB := fedcombiner/wire/pb
 
-.PHONY: help setup run serve test lint types imports proto proto-check lock bench clean ci
+.PHONY: help setup run serve test lint types imports proto proto-check api lock bench clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ proto: $(STAMP) ## generate the stubs from proto/
 
 proto-check: proto ## the checked-in stubs are what proto/ says
 	@git diff --exit-code --stat -- $(PB) || { echo "the stubs are not current: run make proto and commit"; exit 1; }
+
+api: $(STAMP) ## write docs/api.md from the docstrings
+	$(BIN)/python -m tools.api_page
 
 lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock

@@ -109,8 +109,9 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0] or address
 
 
-def _open(address: str, trust: Trust | None) -> grpc.aio.Channel:
-    options: list[tuple[str, int]] = [
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """The options of a channel to `host:port`, asynchronous or not."""
+    return [
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         # A link is one connection of its own: a pool shared by target would merge clients of one process.
         ("grpc.use_local_subchannel_pool", 1),
@@ -123,6 +124,10 @@ def _open(address: str, trust: Trust | None) -> grpc.aio.Channel:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.enable_http_proxy", 0 if is_loopback(host_of(address)) else 1),
     ]
+
+
+def _open(address: str, trust: Trust | None) -> grpc.aio.Channel:
+    options = channel_options(address)
     if trust is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, trust.credentials(), options=options)

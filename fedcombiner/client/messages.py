@@ -162,5 +162,15 @@ class Messages:
         )
 
 
+def text_values(config: Mapping[str, object]) -> dict[str, str]:
+    """Config values as FEDn writes them: `True`, `False`, `None`, numbers in decimal."""
+    return {key: str(value) for key, value in config.items()}
+
+
+def parameters(config: Mapping[str, object]) -> list[fedn_pb2.Parameter]:
+    """A config as the parameters of a `ControlRequest`."""
+    return [fedn_pb2.Parameter(key=key, value=value) for key, value in text_values(config).items()]
+
+
 def _role(number: int) -> fedn_pb2.Role.ValueType:
     return cast("fedn_pb2.Role.ValueType", number)

@@ -17,6 +17,7 @@ from fedcombiner.client.arrays import write_arrays
 from fedcombiner.client.calls import TIMEOUT
 from fedcombiner.client.events import EventsCalls
 from fedcombiner.client.link import Link, token_metadata
+from fedcombiner.client.messages import parameters, text_values
 from fedcombiner.client.patience import Progress
 from fedcombiner.client.tokens import TokensCalls
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
@@ -91,7 +92,7 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
         `session_id` answers with the session that is there.
         """
         request = pb.StartSessionRequest(
-            session_id=session_id or str(uuid.uuid4()), model_id=model_id, config=_text_values(config or {})
+            session_id=session_id or str(uuid.uuid4()), model_id=model_id, config=text_values(config or {})
         )
         return await self._call(lambda: self._sessions.Start(request, timeout=TIMEOUT))
 
@@ -127,8 +128,7 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
 
         Not repeated when there is no answer: the job may have been queued all the same.
         """
-        parameters = [fedn_pb2.Parameter(key=key, value=value) for key, value in _text_values(config).items()]
-        request = fedn_pb2.ControlRequest(command=fedn_pb2.START, parameter=parameters)
+        request = fedn_pb2.ControlRequest(command=fedn_pb2.START, parameter=parameters(config))
         reply = await self._reach(lambda: self._control.Start(request, timeout=TIMEOUT))
         return {parameter.key: parameter.value for parameter in reply.parameter}["job_id"]
 
@@ -247,8 +247,3 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
         await self._call(self.link.connect)
         patience = self._patience or PATIENCE
         await self._reach(lambda: upload(self.link, model_id, source, progress=progress, patience=patience))
-
-
-def _text_values(config: Config) -> dict[str, str]:
-    """Config values as FEDn writes them: `True`, `False`, `None`, numbers in decimal."""
-    return {key: str(value) for key, value in config.items()}

@@ -93,6 +93,7 @@ class ModelServiceServicer:
 
     @raw_messages
     async def Upload(self, request_iterator: object, context: _Context) -> bytes:
+        """Take a model in chunks; answers when it is durable. docs/models.md says what is refused."""
         # The slot comes before the first message: whoever waits for one must not hold a chunk.
         async with self.slots:
             protocol = UploadProtocol()
@@ -108,6 +109,7 @@ class ModelServiceServicer:
 
     @raw_messages
     async def Download(self, request: bytes, context: _Context) -> None:
+        """Send a model in chunks and an end mark, or one message FAILED if there is none."""
         model_id = decode(request).id
         async with self.slots:
             found = await self._send_from_anywhere(model_id, context)

@@ -79,11 +79,17 @@ class ServiceSettings(BaseSettings):
         """
         try:
             environment = EnvSettingsSource(cls, env_ignore_empty=True)()
-            return cls(**{**environment, **overrides})
-        except ValidationError as error:
-            raise InvalidSettings("\n".join(cls._line(detail) for detail in error.errors())) from None
         except SettingsError as error:
             raise InvalidSettings(str(error)) from None
+        return cls.checked(**{**environment, **overrides})
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """The settings with these values, whatever the environment says. Raises InvalidSettings."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InvalidSettings("\n".join(cls._line(detail) for detail in error.errors())) from None
 
     @classmethod
     def _line(cls, detail: ErrorDetails) -> str:

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from combiner.server import Combiner
 
 from tests.contract.state_kit import Server
 from tests.rpc.combiner_kit import Replica, Stack, no_task_left
+from tests.rpc.seed_kit import seed_combiner
 
 _PREFIXES = itertools.count(1)
 
@@ -34,3 +36,18 @@ async def stack(redis_server: Server, tmp_path: Path) -> AsyncIterator[Stack]:
 @pytest.fixture
 async def combiner(stack: Stack) -> Replica:
     return await stack.combiner()
+
+
+@pytest.fixture(scope="module")
+def seed_server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def seed(seed_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Combiner]:
+    """FEDn's combiner object, one for all tests of a module."""
+    with seed_combiner(seed_server, tmp_path_factory.mktemp("seed")) as made:
+        yield made

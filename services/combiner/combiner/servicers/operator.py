@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import structlog
 
@@ -52,7 +52,7 @@ class JobsServicer:
         except StateUnavailable as error:
             raise redis_away(error) from error
 
-    async def Watch(self, request: pb.JobRequest, context: Context) -> AsyncIterator[pb.JobEvent]:
+    async def Watch(self, request: pb.JobRequest, context: Context) -> AsyncGenerator[pb.JobEvent, None]:
         """A snapshot, each change after it, and a snapshot at the end."""
         with self._feed.subscribe(f"job:{request.job_id}") as events:
             job = await self._job(request.job_id)

@@ -51,6 +51,7 @@ class CombinerServicer:
     async def ModelUpdateRequestStream(
         self, response: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
+        """Training tasks of the client that calls, as they come, for as long as it is open."""
         era = era_of_subscription(package, "ModelUpdateRequestStream", response.sender)
         async with aclosing(self._stream(response, View.TRAINING, era)) as tasks:
             async for task in tasks:
@@ -60,6 +61,7 @@ class CombinerServicer:
     async def ModelValidationRequestStream(
         self, response: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.ModelValidationRequest]:
+        """Validation and inference tasks of the client that calls, as they come."""
         era = era_of_subscription(package, "ModelValidationRequestStream", response.sender)
         async with aclosing(self._stream(response, View.VALIDATION, era)) as tasks:
             async for task in tasks:
@@ -69,6 +71,7 @@ class CombinerServicer:
     async def TaskStream(
         self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
+        """All tasks of the client that calls, as they come: the one stream of FEDn 0.8 and later."""
         era = era_of_subscription(package, "TaskStream", request.sender)
         async with aclosing(self._stream(request, View.ALL, era)) as tasks:
             async for task in tasks:
@@ -147,7 +150,7 @@ class CombinerServicer:
 
     async def SendModelUpdate(self, request: fedn_pb2.ModelUpdate, context: Context) -> fedn_pb2.Response:
         """Answers when the update is recorded; what is wrong with an update is said in its job, never
-        here (spec 3.10).
+        here: an error would end the client.
         """
         name = client_name(request.sender)
         if name:
@@ -159,6 +162,7 @@ class CombinerServicer:
     async def SendModelValidation(
         self, request: fedn_pb2.ModelValidation, context: Context
     ) -> fedn_pb2.Response:
+        """Answers when the answer is recorded, or soon after if Redis is away; never fails."""
         await self._answer(
             request.sender, request.correlation_id, request.model_id, request.data, request.meta
         )
@@ -167,6 +171,7 @@ class CombinerServicer:
     async def SendModelPrediction(
         self, request: fedn_pb2.ModelPrediction, context: Context
     ) -> fedn_pb2.Response:
+        """As `SendModelValidation`, for an inference task."""
         await self._answer(
             request.sender, request.correlation_id, request.model_id, request.data, request.meta
         )
@@ -187,12 +192,14 @@ class CombinerServicer:
     async def SendModelUpdateRequest(
         self, request: fedn_pb2.TaskRequest, context: Context
     ) -> fedn_pb2.Response:
+        """Give the receiver a training request outside of any round. NOT_FOUND if it never connected."""
         await self._put_raw(request, Kind.TRAINING)
         return fedn_pb2.Response(response=f"RECEIVED ModelUpdateRequest from client {request.sender.name}")
 
     async def SendModelValidationRequest(
         self, request: fedn_pb2.ModelValidationRequest, context: Context
     ) -> fedn_pb2.Response:
+        """As `SendModelUpdateRequest`, for validation, or inference if it says so."""
         await self._put_raw(request, Kind.INFERENCE if request.is_inference else Kind.VALIDATION)
         return fedn_pb2.Response(
             response=f"RECEIVED ModelValidationRequest from client {request.sender.name}"

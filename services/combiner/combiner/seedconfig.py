@@ -1,0 +1,63 @@
+"""The config of FEDn's combiner, read into the settings of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from combiner.aggregation import AGGREGATORS
+from combiner.settings import CombinerSettings
+from fedcombiner.client.link import is_loopback
+from fedcombiner.servicekit.errors import InvalidArgument
+
+# FEDn's command puts them there; they mean nothing once the config is read.
+_IGNORED: Final = ("init", "network_id")
+_OURS: Final = tuple(
+    name for name in CombinerSettings.model_fields if name not in ("advertise", "discovery_url")
+)
+_FEDN: Final = ("discover_host", "discover_port", "token", "fqdn", "secure", "verify", "aggregator", "bind")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedConfig:
+    """`settings` are complete; `aggregator` averages the rounds that name none."""
+
+    settings: CombinerSettings
+    aggregator: str
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> SeedConfig:
+        """The keys of FEDn's config, and settings of ours by their names in lower case; None is unset.
+
+        Raises:
+            InvalidArgument: a key is not known, or the aggregator is none.
+            InvalidSettings: a value cannot be.
+        """
+        given = {key: value for key, value in config.items() if value is not None and key not in _IGNORED}
+        for key in given:
+            if key not in _OURS and key not in _FEDN:
+                raise InvalidArgument("config", key, f"the keys {', '.join(sorted({*_OURS, *_FEDN}))}")
+        aggregator = str(given.get("aggregator", "fedavg"))
+        if aggregator not in AGGREGATORS:
+            raise InvalidArgument("aggregator", aggregator, ", ".join(AGGREGATORS))
+        ours = {key: value for key, value in given.items() if key not in _FEDN}
+        return cls(CombinerSettings.checked(**{**ours, **_addresses(given), **_discovery(given)}), aggregator)
+
+
+def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
+    """FEDn's `host` is where clients reach the combiner; it listens on loopback if that is one."""
+    host = str(given.get("host", "localhost"))
+    listen = given.get("bind") or ("127.0.0.1" if is_loopback(host) else "0.0.0.0")
+    port = given.get("port", CombinerSettings.model_fields["port"].default)
+    return {"host": listen, "port": port, "advertise": f"{host}:{port}" if port else ""}
+
+
+def _discovery(given: Mapping[str, Any]) -> dict[str, Any]:
+    host = given.get("discover_host")
+    if not host:
+        return {}
+    scheme = "https" if given.get("secure") else "http"
+    port = given.get("discover_port")
+    url = f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
+    return {"discovery_url": url, "discovery_token": given.get("token", "")}
