@@ -9,12 +9,15 @@ from fedcombiner.servicekit.settings import ServiceSettings
 
 
 class StoreSettings(ServiceSettings):
-    """The settings that choose a store; those of the others are ignored."""
+    """The settings that choose a store and bound its models; those of the other stores are ignored."""
 
     store: Literal["disk", "minio"] = Field("disk", description="where models are: disk or minio")
     data: Path = Field(Path("data/models"), description="directory of the disk store")
     scratch: Path = Field(
         Path("data/scratch"), description="directory for files of this process only; emptied at start"
+    )
+    max_model_bytes: int = Field(
+        2 << 30, ge=1, le=1 << 50, description="bytes of the largest model that is taken, at least 1"
     )
     minio_url: str = Field(
         "http://localhost:9000", pattern=r"^https?://[^/\s@]+/?$", description="http(s)://HOST:PORT of MinIO"

@@ -17,14 +17,16 @@ from typing import Any, Final, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fedcombiner.servicekit.errors import ServiceError
+from fedcombiner.servicekit.errors import InvalidArgument, ServiceError
 
 log = structlog.get_logger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Deserializer: TypeAlias = Callable[[bytes], Any]
 
 INTERNAL_MESSAGE: Final = "internal error"
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -100,10 +102,12 @@ def behaviour_of(method: str, handler: Handler) -> Any:
     return behaviour
 
 
-def with_behaviour(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
-    """The handler with another function behind it, for the same messages."""
+def with_behaviour(
+    handler: Handler, behaviour: Callable[..., Any], reader: Callable[[bytes], Any] | None = None
+) -> Handler:
+    """The handler with another function behind it, for the same messages; `reader` decodes its requests."""
     factory = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
-    return factory(behaviour, handler.request_deserializer, handler.response_serializer)
+    return factory(behaviour, reader or handler.request_deserializer, handler.response_serializer)
 
 
 async def write_responses(behaviour: Any, request: Any, context: Context) -> None:
@@ -125,7 +129,8 @@ class RpcInterceptor(WrappingInterceptor):
 
     A ServiceError becomes its status with its message. Anything else is logged with its traceback and
     becomes INTERNAL, or UNAVAILABLE for a service in `unavailable_on_bug`, with the text "internal error".
-    A caller that went away is no error. Handlers must be coroutine or async generator functions.
+    A caller that went away is no error. Bytes that are no request of the method are INVALID_ARGUMENT; gRPC
+    alone would say UNKNOWN, with the decoder's text. Handlers must be coroutine or async generator functions.
     """
 
     def __init__(self, metrics: RpcMetrics, unavailable_on_bug: Collection[str] = ()) -> None:
@@ -137,7 +142,8 @@ class RpcInterceptor(WrappingInterceptor):
         service, _, name = method.lstrip("/").rpartition("/")
         bug = grpc.StatusCode.UNAVAILABLE if service in self._unavailable_on_bug else grpc.StatusCode.INTERNAL
         call = _Method(service, name, behaviour_of(method, handler), bug, self._metrics)
-        return with_behaviour(handler, call.answer_stream if handler.response_streaming else call.answer)
+        answer = call.answer_stream if handler.response_streaming else call.answer
+        return with_behaviour(handler, answer, _reader(handler))
 
 
 class _Method:
@@ -161,6 +167,7 @@ class _Method:
         self._begin()
         code: object = grpc.StatusCode.CANCELLED
         try:
+            _raise_if_malformed(request)
             response = await self._behaviour(request, context)
             code = grpc.StatusCode.OK
             return response
@@ -174,6 +181,7 @@ class _Method:
         self._begin()
         code: object = grpc.StatusCode.CANCELLED
         try:
+            _raise_if_malformed(request)
             await write_responses(self._behaviour, request, context)
             code = grpc.StatusCode.OK
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 — all are mapped
@@ -205,6 +213,33 @@ class _Method:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
         log.error("unexpected error in a handler", method=self._path, exc_info=error)
         await context.abort(self._bug, INTERNAL_MESSAGE)
+
+
+def _reader(handler: Handler) -> Deserializer | None:
+    """The handler's deserializer, of which gRPC never sees an error.
+
+    What comes in a stream is read where the handler asks for it, and may raise there. A single request is
+    read before any of our code runs, so its error is handed on in its place.
+    """
+    read: Deserializer | None = handler.request_deserializer
+    if read is None:
+        return None
+
+    def read_or_refuse(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            error = InvalidArgument("request", data, "a serialized message of the type that the method takes")
+            if handler.request_streaming:
+                raise error from None
+            return error
+
+    return read_or_refuse
+
+
+def _raise_if_malformed(request: Any) -> None:
+    if isinstance(request, InvalidArgument):
+        raise request
 
 
 def _is_grpcs_own(error: BaseException, context: Context) -> bool:

@@ -177,6 +177,7 @@ class Standalone:
     def _combiner_settings(self) -> CombinerSettings:
         return CombinerSettings(
             scratch=self._settings.models.scratch,
+            max_model_bytes=self._settings.models.max_model_bytes,
             advertise=self._settings.advertise or self.address,
             discovery_url=self.discovery_url,
             tls_cert_file=self._settings.models.tls_cert_file,

@@ -28,7 +28,7 @@ from fedcombiner.client.operator import OperatorClient
 from fedcombiner.client.transfer import download_bytes, upload
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.diskwriter import DiskWriter
-from fedcombiner.modelstorage.servicer import ModelServiceServicer
+from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
@@ -104,23 +104,25 @@ class Replica:
     ) -> None:
         self.state = state
         self.store = store
+        self._transfers = TransferLimits(max_bytes=settings.max_model_bytes)
         self._gate = gate
         self._stop = Stop()
         self._lifecycle = Lifecycle(self._stop)
-        self._metrics = Metrics()
-        self.health = Health(self._metrics)
+        self.metrics = Metrics()
+        self.health = Health(self.metrics)
         self.supervisor = Supervisor(self._stop)
         self.app = CombinerApp(
-            settings, replica_name(), gate(state), store, self._metrics, self.health, self.supervisor, windows
+            settings, replica_name(), gate(state), store, self.metrics, self.health, self.supervisor, windows
         )
-        self._server = build_server(self._metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
+        self._server = build_server(self.metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
         self._stopped = False
         self._clients: list[Client] = []
         self.address = ""
 
     async def start(self) -> None:
         port = bind(self._server, "127.0.0.1", 0)
-        add_services(self._server, {**self.app.servicers, "ModelService": ModelServiceServicer(self.store)})
+        models = ModelServiceServicer(self.store, self._transfers)
+        add_services(self._server, {**self.app.servicers, "ModelService": models})
         self.address = f"127.0.0.1:{port}"
         self._lifecycle.on_stop("state", self.state.aclose)
         self._lifecycle.on_stop("store", self.store.close)

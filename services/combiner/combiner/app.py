@@ -98,7 +98,7 @@ class CombinerApp:
         self._objects = health.backends.register("store")
         self._scratch = ScratchArea(settings.scratch)
         self._announcer = announcer
-        meter = CombinerMetrics(metrics)
+        meter = self.meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
         self.feed = Feed(shared.log)
         self.hub = StreamHub(replica, shared, self.feed)
@@ -112,7 +112,7 @@ class CombinerApp:
             answer_hold_s=settings.answer_hold_seconds,
         )
         self.tuning = Tuning(shared.settings, settings.max_clients)
-        self.catalog = Catalog(shared.models, store)
+        self.catalog = Catalog(shared.models, store, settings.max_model_bytes)
         self._workshop = Workshop(self._scratch.directory, settings.fold_slots)
         tools = Tools(shared, store, self.feed, SharedClock(shared.log), self._workshop, guard, meter)
         self._worker = Worker(
@@ -126,15 +126,19 @@ class CombinerApp:
         self.feed.listen(self._on_event)
         self._garbage = Garbage(shared, store)
         self._housekeeper = _housekeeper(settings, replica, shared, self._garbage, meter)
-        self.servicers = self._servicers(settings, replica, windows)
+        self.servicers = self._servicers(settings, replica, windows, meter)
         self._watch(meter)
 
-    def _servicers(self, settings: CombinerSettings, replica: str, windows: Windows) -> Mapping[str, object]:
+    def _servicers(
+        self, settings: CombinerSettings, replica: str, windows: Windows, meter: CombinerMetrics
+    ) -> Mapping[str, object]:
         shared = self.shared
         catalog = self.catalog
         return {
-            "Connector": ConnectorServicer(self.beats, self.statuses, self.inbox, shared.roster, self.tuning),
-            "Combiner": CombinerServicer(settings.name, self.hub, self.inbox, shared.tasks),
+            "Connector": ConnectorServicer(
+                self.beats, self.statuses, self.inbox, shared.roster, self.tuning, meter
+            ),
+            "Combiner": CombinerServicer(settings.name, self.hub, self.inbox, shared.tasks, meter),
             "Control": ControlServicer(settings.name, shared, catalog, self.tuning),
             "Reducer": ReducerServicer(settings.name, shared),
             "Jobs": JobsServicer(shared, self.feed),

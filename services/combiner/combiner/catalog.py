@@ -17,9 +17,12 @@ log = structlog.get_logger()
 
 
 class Catalog:
-    def __init__(self, models: Models, store: ModelStore) -> None:
+    """`max_bytes`: of the arrays of a model, in memory. An archive of a thousandth of that can hold them."""
+
+    def __init__(self, models: Models, store: ModelStore, max_bytes: int) -> None:
         self._models = models
         self._store = store
+        self._max_bytes = max_bytes
 
     async def adopt(self, model_id: str, *, field: str = "model_id", name: str = "") -> Model:
         """The model of that id; a completed upload of that id becomes a model first, copied out of the
@@ -53,8 +56,11 @@ class Catalog:
     async def _check(self, key: ObjectKey, field: str) -> None:
         async with self._store.local_file(key) as path:
             try:
-                await asyncio.to_thread(read_spec, path)
+                spec = await asyncio.to_thread(read_spec, path)
             except FormatError as error:
                 raise InvalidArgument(
                     field, key.id, f"an npz archive of numeric arrays ({error.detail})"
                 ) from error
+        if spec.nbytes > self._max_bytes:
+            shown = f"{key.id} with arrays of {spec.nbytes} bytes"
+            raise InvalidArgument(field, shown, f"at most {self._max_bytes} bytes (MAX_MODEL_BYTES)")

@@ -10,6 +10,7 @@ from combiner.upkeep.removal import Kind as RemovedKind
 from fedcombiner.servicekit.metrics import Metrics
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+CLIENT_RPCS = ("SendHeartbeat", "SendStatus", "SendModelUpdate", "SendModelValidation", "SendModelPrediction")
 
 
 class CombinerMetrics:
@@ -27,6 +28,9 @@ class CombinerMetrics:
         self._rejected = metrics.counters(
             "updates_rejected_total", "Answers that were rejected, by reason.", reason=list(Reason)
         )
+        self._nameless = metrics.counters(
+            "nameless_messages_total", "Messages without a usable sender, which are ignored.", rpc=CLIENT_RPCS
+        )
         self._fold = {
             part: metrics.histogram(f"{part}_seconds", f"Time spent {part} one update or aggregate.", SECONDS)
             for part in ("checking", "folding", "writing")
@@ -43,6 +47,9 @@ class CombinerMetrics:
         self._updates.labels(verdict).inc()
         if verdict == Verdict.REJECTED:
             self._rejected.labels(reason).inc()
+
+    def nameless(self, rpc: str) -> None:
+        self._nameless.labels(rpc).inc()
 
     def accepted(self) -> None:
         self._accepted.inc()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from combiner.aggregation import AGGREGATORS
 from combiner.settings import CombinerSettings
-from fedcombiner.client.link import is_loopback
+from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.servicekit.errors import InvalidArgument
 
 # FEDn's command puts them there; they mean nothing once the config is read.

@@ -4,6 +4,7 @@ replicas.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ MAX_CLIENTS_LIMIT = 1_000_000
 
 
 def _max_clients(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= MAX_CLIENTS_LIMIT:
+    if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= MAX_CLIENTS_LIMIT:
         raise InvalidArgument("max_clients", text, f"a whole number from 1 to {MAX_CLIENTS_LIMIT}")
     return int(text)
 

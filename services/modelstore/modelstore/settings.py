@@ -9,9 +9,6 @@ from fedcombiner.servicekit.settings import Port, Seconds
 
 class ModelstoreSettings(StoreSettings, AccessSettings):
     port: Port = Field(12081, description="TCP port, 0 to 65535 (0: any free port)")
-    max_model_bytes: int = Field(
-        2 << 30, ge=1, le=1 << 50, description="bytes of the largest model that is taken, at least 1"
-    )
     max_transfers: int = Field(
         16, ge=1, le=10_000, description="transfers that run at once, the others wait; 1 to 10000"
     )

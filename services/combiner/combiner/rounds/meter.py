@@ -11,6 +11,9 @@ class Meter(Protocol):
     def update(self, verdict: str, reason: str) -> None:
         """An answer reached the journal: received, repeated or rejected at the door."""
 
+    def nameless(self, rpc: str) -> None:
+        """A message of a client came that is ignored, because it names nobody who could be one."""
+
     def accepted(self) -> None:
         """An update was checked and is in its aggregate."""
 

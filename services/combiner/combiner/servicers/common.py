@@ -17,6 +17,7 @@ IN_PROCESS: Final = cast(Context, None)
 """The context of a handler that this process calls itself: none of ours looks at it."""
 
 NAME_MAX = 256
+NAME_ALLOWED = f"1 to {NAME_MAX} printable characters"
 # A refused stream is held this long: FEDn's clients come back at once, up to a thousand times a second.
 REFUSAL_HOLD_S = 5.0
 

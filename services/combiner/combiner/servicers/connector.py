@@ -10,6 +10,7 @@ from combiner.beats import Beats
 from combiner.domain.updates import parse_failure
 from combiner.inbox import Inbox
 from combiner.ports import Roster, StateUnavailable, View
+from combiner.rounds.meter import Meter
 from combiner.servicers.common import Context, client_name, redis_away
 from combiner.statuses import Statuses
 from combiner.tuning import Tuning
@@ -28,13 +29,20 @@ VIEW_OF_CHANNEL: Mapping[int, View] = {
 
 class ConnectorServicer:
     def __init__(
-        self, beats: Beats, statuses: Statuses, inbox: Inbox, roster: Roster, tuning: Tuning
+        self,
+        beats: Beats,
+        statuses: Statuses,
+        inbox: Inbox,
+        roster: Roster,
+        tuning: Tuning,
+        meter: Meter,
     ) -> None:
         self._beats = beats
         self._statuses = statuses
         self._inbox = inbox
         self._roster = roster
         self._tuning = tuning
+        self._meter = meter
 
     @with_package
     async def SendHeartbeat(
@@ -44,6 +52,8 @@ class ConnectorServicer:
         name = client_name(heartbeat.sender)
         if name:
             self._beats.note(name, era_of_sender(package, heartbeat.sender).name)
+        else:
+            self._meter.nameless("SendHeartbeat")
         return fedn_pb2.Response(sender=heartbeat.sender, response="Heartbeat received")
 
     @with_package
@@ -53,6 +63,8 @@ class ConnectorServicer:
         """Kept in a bounded log; a warning about a task says that its client has failed. Never fails."""
         name = client_name(status.sender)
         era = era_of_sender(package, status.sender)
+        if not name:
+            self._meter.nameless("SendStatus")
         self._statuses.note(name, status, era)
         if name and era.is_warning(status.log_level) and status.data:
             ref = parse_failure(status.data)

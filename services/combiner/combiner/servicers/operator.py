@@ -17,12 +17,13 @@ from combiner.servicers import convert
 from combiner.servicers.common import Context, model_removed, redis_away
 from combiner.servicers.control import config_error
 from fedcombiner.modelstorage.store import parse_id
-from fedcombiner.servicekit.errors import FailedPrecondition, NotFound, ResourceExhausted
+from fedcombiner.servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 
 log = structlog.get_logger()
 
 LIST_LIMIT = 1000
+NOTE_MAX = 200
 CANCELLED_BY_HAND = "cancelled by the operator"
 
 
@@ -188,8 +189,10 @@ class ModelsServicer:
         self._catalog = catalog
 
     async def Put(self, request: pb.PutModelRequest, context: Context) -> pb.Model:
+        if len(request.name) > NOTE_MAX or not request.name.isprintable():
+            raise InvalidArgument("name", request.name, f"up to {NOTE_MAX} printable characters")
         try:
-            return convert.model(await self._catalog.adopt(request.model_id, name=request.name[:200]))
+            return convert.model(await self._catalog.adopt(request.model_id, name=request.name))
         except StateUnavailable as error:
             raise redis_away(error) from error
 

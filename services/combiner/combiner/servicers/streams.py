@@ -16,9 +16,10 @@ from combiner.domain.types import Kind
 from combiner.domain.updates import parse_task_data, parse_update_meta
 from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import StateUnavailable, Task, Tasks, View
-from combiner.servicers.common import REFUSAL_HOLD_S, Context, client_name, redis_away
+from combiner.rounds.meter import Meter
+from combiner.servicers.common import NAME_ALLOWED, REFUSAL_HOLD_S, Context, client_name, redis_away
 from combiner.streams import StreamHub
-from fedcombiner.servicekit.errors import NotFound, Unavailable
+from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 from fedcombiner.wire import eras
 from fedcombiner.wire.eras import Era, era_of_subscription
 from fedcombiner.wire.pb import fedn_pb2
@@ -26,6 +27,8 @@ from fedcombiner.wire.registry import OLD_PACKAGE, with_package
 
 log = structlog.get_logger()
 
+# Of a request by hand: it waits in Redis, up to a hundred for each client.
+MAX_RAW_BYTES = 64 * 1024
 TYPE_OF_KIND = {
     Kind.TRAINING: eras.TRAINING,
     Kind.VALIDATION: eras.VALIDATION,
@@ -39,11 +42,12 @@ class CombinerServicer:
     Parameters have the names of FEDn's documentation, also where a request is called a response there.
     """
 
-    def __init__(self, name: str, hub: StreamHub, inbox: Inbox, tasks: Tasks) -> None:
+    def __init__(self, name: str, hub: StreamHub, inbox: Inbox, tasks: Tasks, meter: Meter) -> None:
         self._name = name
         self._hub = hub
         self._inbox = inbox
         self._tasks = tasks
+        self._meter = meter
 
     # --- streams to clients: three views of one queue
 
@@ -84,7 +88,7 @@ class CombinerServicer:
         if not name:
             log.warning("stream refused: no usable client name", era=era.name)
             await asyncio.sleep(REFUSAL_HOLD_S)
-            raise Unavailable("sender.name: a client's name of 1 to 256 printable characters is needed")
+            raise Unavailable(f"sender.name: {NAME_ALLOWED} are needed")
         if self._hub.draining:
             # Until our port closes its peers would come back at once, over and over.
             await asyncio.sleep(REFUSAL_HOLD_S)
@@ -153,7 +157,9 @@ class CombinerServicer:
         here: an error would end the client.
         """
         name = client_name(request.sender)
-        if name:
+        if not name:
+            self._meter.nameless("SendModelUpdate")
+        else:
             meta = parse_update_meta(request.meta, request.config)
             task_id = meta.task_id or request.correlation_id[:128]
             await self._inbox.update(UpdateMessage(name, request.model_update_id, task_id, meta))
@@ -163,29 +169,26 @@ class CombinerServicer:
         self, request: fedn_pb2.ModelValidation, context: Context
     ) -> fedn_pb2.Response:
         """Answers when the answer is recorded, or soon after if Redis is away; never fails."""
-        await self._answer(
-            request.sender, request.correlation_id, request.model_id, request.data, request.meta
-        )
+        await self._answer(request, "SendModelValidation")
         return fedn_pb2.Response(response="RECEIVED ModelValidation  from client  ")
 
     async def SendModelPrediction(
         self, request: fedn_pb2.ModelPrediction, context: Context
     ) -> fedn_pb2.Response:
         """As `SendModelValidation`, for an inference task."""
-        await self._answer(
-            request.sender, request.correlation_id, request.model_id, request.data, request.meta
-        )
+        await self._answer(request, "SendModelPrediction")
         return fedn_pb2.Response(response="RECEIVED ModelPrediction  from client  ")
 
-    async def _answer(
-        self, sender: fedn_pb2.Client, task_id: str, model_id: str, data: str, meta: str
-    ) -> None:
-        name = client_name(sender)
-        if name:
-            ref = parse_task_data(meta)
-            await self._inbox.answer(
-                AnswerMessage(name, ref.task_id or task_id[:128], ref.job_id, model_id[:128], data)
-            )
+    async def _answer(self, request: fedn_pb2.ModelValidation | fedn_pb2.ModelPrediction, rpc: str) -> None:
+        name = client_name(request.sender)
+        if not name:
+            self._meter.nameless(rpc)
+            return
+        ref = parse_task_data(request.meta)
+        task_id = ref.task_id or request.correlation_id[:128]
+        await self._inbox.answer(
+            AnswerMessage(name, task_id, ref.job_id, request.model_id[:128], request.data)
+        )
 
     # --- requests by hand
 
@@ -213,9 +216,13 @@ class CombinerServicer:
         An answer that echoes the correlation id also takes the request out of the queue.
         """
         name = client_name(request.receiver)
+        if not name:
+            raise InvalidArgument("receiver.name", request.receiver.name, NAME_ALLOWED)
+        if request.ByteSize() > MAX_RAW_BYTES:
+            raise InvalidArgument("request", request.SerializeToString(), f"at most {MAX_RAW_BYTES} bytes")
         task_id = request.correlation_id if is_id(request.correlation_id) else str(uuid.uuid4())
         try:
-            known = bool(name) and await self._tasks.put_raw(
+            known = await self._tasks.put_raw(
                 client=name, kind=kind, task_id=task_id, raw=request.SerializeToString()
             )
         except StateUnavailable as error:
