@@ -56,14 +56,18 @@ class Calls:
         away_since, delays = None, _BACKOFF.delays()
         while True:
             detail = "the stream ended"
+            stream = call()
             try:
                 with rpc_errors():
-                    async for event in call():
+                    async for event in stream:
                         away_since, delays = None, _BACKOFF.delays()
                         yield event
             except _AWAY as error:
                 detail = error.message
                 await self._check_tls()
+            finally:
+                # The channel holds on to a call that has not ended, and the server goes on with it.
+                stream.cancel()
             delay = next(delays)
             away_since = away_since or clock()
             if clock() - away_since + delay > self._patience:
