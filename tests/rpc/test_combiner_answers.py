@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
-from fedcombiner.client.made_up import to_npz
 from fedcombiner.client.messages import Task
 from fedcombiner.modelstorage.store import ObjectKey
 from fedcombiner.wire.pb import fedn_pb2
@@ -28,90 +26,21 @@ from tests.rpc.combiner_kit import (
     weights_of,
 )
 
-GOOD = np.zeros(8, np.float32)
 
-
-def with_value(value: float, dtype: str = "float32") -> bytes:
-    vector = np.zeros(8, dtype)
-    vector[3] = value
-    return to_npz({"w": vector})
-
-
-BAD_UPDATES = [
-    ("not_a_model", b"hello", ""),
-    ("not_a_model", one_hot(1)[:-40], ""),
-    ("non_finite", with_value(np.nan), "flat index 3"),
-    ("non_finite", with_value(np.inf), "flat index 3"),
-    ("shape", one_hot(1, width=9), "(8,)"),
-    ("names", to_npz({"v": GOOD}), "'v'"),
-    ("names", to_npz({"w": GOOD, "more": GOOD}), "more"),
-    ("dtype", to_npz({"w": GOOD.astype(np.complex64)}), "complex"),
-    ("too_large", with_value(1e300, "float64"), "2**960"),
-]
-
-
-@pytest.mark.parametrize(("reason", "content", "detail"), BAD_UPDATES)
-async def test_a_bad_update_is_rejected_with_its_reason_and_the_rest_goes_on(
-    combiner: Replica, reason: str, content: bytes, detail: str
-) -> None:
+async def test_a_bad_update_is_rejected_and_the_rest_goes_on(combiner: Replica) -> None:
     seed = await put_seed(combiner)
     async with Connected(combiner, 2) as fleet:
         job_id = await combiner.operator.start_job(training(seed))
         good, bad = await fleet.tasks()
         client = fleet.clients[1]
-        await client.send(client.update(bad, await client.upload(content)))
+        await client.send(client.update(bad, await client.upload(one_hot(1, width=9))))
         await until_job(combiner.operator, job_id, lambda job: len(job.rejected) == 1, "rejected")
         await fleet.clients[0].train(good, 0)
         job = await combiner.operator.wait_job(job_id)
     assert job.state == pb.SUCCEEDED
-    assert reasons(job.rejected) == {"c1": reason}
-    assert detail in job.rejected[0].detail
-    assert job.rejected[0].detail
+    assert reasons(job.rejected) == {"c1": "shape"}
+    assert "(8,)" in job.rejected[0].detail
     assert await weights_of(combiner, job) == shares(1)
-
-
-@pytest.mark.parametrize(
-    "meta",
-    [
-        "",
-        "no JSON",
-        "[]",
-        '{"training_metadata": {}}',
-        '{"training_metadata": {"num_examples": 0}}',
-        '{"training_metadata": {"num_examples": -3}}',
-        '{"training_metadata": {"num_examples": 1.5}}',
-        '{"training_metadata": {"num_examples": "7"}}',
-        '{"training_metadata": {"num_examples": true}}',
-        '{"training_metadata": {"num_examples": NaN}}',
-        '{"training_metadata": {"num_examples": 536870912}}',
-    ],
-)
-async def test_an_update_needs_a_number_of_examples(combiner: Replica, meta: str) -> None:
-    seed = await put_seed(combiner)
-    async with Connected(combiner, 1) as fleet:
-        client = fleet.clients[0]
-        job_id = await combiner.operator.start_job(training(seed))
-        task = await fleet.streams[0].next()
-        message = client.update(task, await client.upload(one_hot(0)))
-        message.meta = meta
-        reply = await client.send(message)
-        assert reply.response == "RECEIVED ModelUpdate  from client  "
-        job = await combiner.operator.wait_job(job_id)
-    assert job.state == pb.FAILED
-    assert reasons(job.rejected) == {"c0": "num_examples"}
-    assert job.rejected[0].detail
-
-
-@pytest.mark.parametrize("update_id", ["", "nowhere", "../../etc/passwd", "x" * 5000])
-async def test_an_update_must_be_uploaded(combiner: Replica, update_id: str) -> None:
-    seed = await put_seed(combiner)
-    async with Connected(combiner, 1) as fleet:
-        client = fleet.clients[0]
-        job_id = await combiner.operator.start_job(training(seed))
-        await client.send(client.update(await fleet.streams[0].next(), update_id))
-        job = await combiner.operator.wait_job(job_id)
-    assert reasons(job.rejected) == {"c0": "not_uploaded"}
-    assert update_id[:100] in job.rejected[0].detail
 
 
 async def test_a_client_that_was_not_asked_is_listed(combiner: Replica) -> None:
