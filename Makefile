@@ -6,13 +6,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 DATA ?= data
+MINUTES ?= 5
 # Relative paths only: the checkout may be in a directory with spaces in its name.
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := fedcombiner/wire/pb/fedn.proto $(addprefix fedcombiner/wire/pb/combiner/v1/,combiner.proto events.proto tokens.proto upkeep.proto)
 PB := fedcombiner/wire/pb
 
-.PHONY: help setup run serve test lint types imports proto proto-check api lock bench clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api lock bench clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,9 @@ serve: $(STAMP) ## the stack in the foreground for real clients (HOST=127.0.0.1 
 
 test: $(STAMP) ## all tests that need nothing but Python
 	@$(BIN)/python -m pytest
+
+fuzz: $(STAMP) ## random and damaged messages to every rpc, archives to the decoder (MINUTES=5)
+	@FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz --timeout=0
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -93,15 +93,20 @@ class Metrics:
 
 
 class LoopLag:
-    """How late the event loop runs what is due: sampled twice a second, for there is no event to await."""
+    """How late the event loop runs what is due, sampled twice a second, for there is no event to await; and
+    how many tasks it has, counted when somebody asks.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._histogram = metrics.histogram(
             "event_loop_lag_seconds", "Delay of a timer in the event loop.", LAG_BUCKETS
         )
+        self._tasks = metrics.gauge("event_loop_tasks", "Tasks of the event loop that have not ended.")
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         self._arm()
 
     async def stop(self) -> None:

@@ -36,6 +36,7 @@ from fedcombiner.wire.chunks import encode_request
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.fedn_pb2 import IN_PROGRESS, OK
+from fedcombiner.wire.registry import OWN_FILES
 from tests.rpc.combiner_kit import (
     DEADLINE,
     VALIDATION_STREAM,
@@ -121,10 +122,10 @@ Act: TypeAlias = Callable[[Bench], Awaitable[str]]
 
 
 def is_streamed(method: str) -> bool:
-    package, service, name = method[1:].replace("/", ".").rsplit(".", 2)
-    proto = pb.DESCRIPTOR if package == "combiner.v1" else fedn_pb2.DESCRIPTOR
-    found = proto.services_by_name[service].methods_by_name.get(name)
-    return found is not None and found.server_streaming
+    _, service, name = method[1:].replace("/", ".").rsplit(".", 2)
+    found = [file.services_by_name.get(service) for file in (fedn_pb2.DESCRIPTOR, *OWN_FILES)]
+    methods = next(descriptor for descriptor in found if descriptor).methods_by_name
+    return name in methods and methods[name].server_streaming
 
 
 def refusal(error: Any) -> str:

@@ -21,6 +21,7 @@ from fedcombiner.client.made_up import to_npz
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.fedn_pb2 import FAILED, IN_PROGRESS_OK, Client
+from fedcombiner.wire.registry import OWN_FILES, OWN_PACKAGE
 from tests.contract.state_kit import Server
 from tests.rpc.bad_input_kit import (
     GOOD,
@@ -254,7 +255,7 @@ TABLE: list[tuple[str, Act, str]] = [
 
 METHODS = {
     f"/{package}.{service.name}/{method.name}": method
-    for package, file in (("grpc", fedn_pb2.DESCRIPTOR), ("combiner.v1", pb.DESCRIPTOR))
+    for package, file in (("grpc", fedn_pb2.DESCRIPTOR), *((OWN_PACKAGE, own) for own in OWN_FILES))
     for service in file.services_by_name.values()
     for method in service.methods
 }
