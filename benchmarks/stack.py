@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,23 @@ import psutil
 CHILD = """
 import asyncio, json, sys
 from pathlib import Path
+from modelstore.settings import ModelstoreSettings
+from fedcombiner.modelstorage.memory import keep_freed_chunks
 from fedcombiner.servicekit import logs
 from fedcombiner.servicekit.lifecycle import Stop, run
 from fedcombiner.standalone.app import Standalone, StandaloneSettings
 
 async def main(stop: Stop) -> None:
-    settings = StandaloneSettings(data_dir=Path(sys.argv[1]), port=0, discovery_port=0, metrics_port=0)
+    data = Path(sys.argv[1])
+    models = ModelstoreSettings.load(data=data / "models", scratch=data / "scratch")
+    settings = StandaloneSettings(
+        data_dir=data, port=0, discovery_port=0, metrics_port=0, modelstore=models
+    )
     async with Standalone(settings, stop) as stack:
         print(json.dumps({"address": stack.address, "metrics": stack.metrics_url}), flush=True)
         await stop.wait()
 
+keep_freed_chunks()
 logs.configure("console", "warning", "bench")
 sys.exit(run(main))
 """
@@ -46,16 +54,23 @@ class Stack:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+        return peak_bytes(self.process.pid)
+
+
+def peak_bytes(pid: int | str) -> int:
+    """The most memory that a process has had; `self` is this one. Linux."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 @asynccontextmanager
-async def running_stack() -> AsyncIterator[Stack]:
-    """A fresh stack on free ports; its data goes with it."""
+async def running_stack(settings: Mapping[str, str] | None = None) -> AsyncIterator[Stack]:
+    """A fresh stack on free ports; its data goes with it. `settings` are those of its store, by variable."""
     with tempfile.TemporaryDirectory(prefix="fc-bench-") as data:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CHILD, data, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", CHILD, data),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **(settings or {})},
         )
         try:
             assert child.stdout is not None

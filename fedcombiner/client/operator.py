@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Config = Mapping[str, object]
 
 ENDED: Final = frozenset({pb.SUCCEEDED, pb.FAILED, pb.CANCELLED})
+_ADOPT_TIMEOUT: Final = 600.0  # seconds; the server reads and copies the whole model
 _LOOK_AGAIN: Final = 0.2  # seconds
 
 
@@ -189,7 +190,7 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
                 await asyncio.to_thread(write_arrays, path, source)
                 await self._upload(model_id, path, progress)
         request = pb.PutModelRequest(model_id=model_id, name=name)
-        return await self._call(lambda: self._models.Put(request, timeout=TIMEOUT))
+        return await self._call(lambda: self._models.Put(request, timeout=_ADOPT_TIMEOUT))
 
     async def get_model(
         self, model_id: str, target: Path | Sink, *, progress: Progress | None = None

@@ -58,6 +58,11 @@ class MinioServer:
             assert time.monotonic() < deadline, "MinIO did not start"
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()
