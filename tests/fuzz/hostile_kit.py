@@ -15,6 +15,7 @@ from fedcombiner.wire.chunks import encode_request
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.fuzz.fuzz_kit import METHODS, Target
+from tests.text_fields import Path, put_text, text_fields
 
 MAX_DEPTH = 3
 NASTY = [
@@ -166,7 +167,28 @@ def changed_calls(target: Target) -> st.SearchStrategy[tuple[str, bytes]]:
     return st.sampled_from(sorted(bases)).flatmap(call)
 
 
-def random_bytes() -> st.SearchStrategy[tuple[str, bytes]]:
+def hostile_calls(target: Target) -> st.SearchStrategy[tuple[str, bytes]]:
+    """Each hostile text in each text field of each method, the other fields as they should be."""
+    bases = valid(target)
+    fields = [
+        (name, path)
+        for name, method in METHODS.items()
+        if is_called(method)
+        for path in text_fields(method.input_type)
+    ]
+
+    def call(where: tuple[str, Path], text: str) -> tuple[str, bytes]:
+        method, path = where
+        message = GetMessageClass(METHODS[method].input_type)()
+        if method in bases:
+            message.CopyFrom(bases[method])
+        put_text(message, path, text)
+        return method, message.SerializeToString()
+
+    return st.builds(call, st.sampled_from(fields), st.sampled_from(NASTY))
+
+
+def random_bytes(_target: Target) -> st.SearchStrategy[tuple[str, bytes]]:
     names = [name for name, method in METHODS.items() if is_called(method)]
     others = ["/grpc.health.v1.Health/Check", "/no.such/Method", "/grpc.Connector/Dance"]
     return st.tuples(st.sampled_from([*names, *others]), st.binary(max_size=300))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.fuzz.fuzz_kit import METHODS, Target, fuzz, target
-from tests.fuzz.hostile_kit import changed_calls, random_bytes, random_calls, uploads
+from tests.fuzz.hostile_kit import changed_calls, hostile_calls, random_bytes, random_calls, uploads
 
 Calls = st.SearchStrategy[tuple[str, bytes]]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -38,25 +38,25 @@ def warm_up(stack: Target) -> None:
         knock(stack, start)
 
 
-@pytest.mark.parametrize("calls", [random_calls, changed_calls, lambda _: random_bytes()])
+@pytest.mark.parametrize("calls", [random_calls, changed_calls, hostile_calls, random_bytes])
 def test_no_call_finds_a_bug(running: Target, calls: Callable[[Target], Calls]) -> None:
-    def check(call: tuple[str, bytes]) -> None:
-        method, request = call
-        streamed = method in METHODS and METHODS[method].server_streaming
-        running.call(method, request, streamed=streamed)
+    def check(some: list[tuple[str, bytes]]) -> None:
+        for method, request in some:
+            streamed = method in METHODS and METHODS[method].server_streaming
+            running.call(method, request, streamed=streamed)
 
-    fuzz(calls(running), check)
+    fuzz(st.lists(calls(running), min_size=1, max_size=10), check)
     running.is_well()
 
 
 def test_no_upload_finds_a_bug(running: Target) -> None:
-    fuzz(uploads(), running.upload)
+    fuzz(uploads(), running.upload, examples=50)
     running.is_well()
 
 
 def test_no_bytes_on_the_port_end_the_server(running: Target) -> None:
     content = st.builds(bytes.__add__, st.sampled_from(STARTS), st.binary(max_size=200))
-    fuzz(content, partial(knock, running))
+    fuzz(content, partial(knock, running), examples=50)
     running.is_well()
 
 

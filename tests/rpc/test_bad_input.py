@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import pytest_asyncio
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -58,8 +57,7 @@ from tests.rpc.bad_input_kit import (
     writes_outside,
 )
 from tests.rpc.combiner_kit import DEADLINE, Stack, no_task_left, one_hot
-
-Path: TypeAlias = tuple[FieldDescriptor, ...]
+from tests.text_fields import put_text, text_fields
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -268,29 +266,8 @@ def with_long_texts(method: MethodDescriptor) -> Iterator[tuple[str, Message]]:
     """The method's request once for each of its text fields, with a text of 1 MiB in it."""
     for path in text_fields(method.input_type):
         message = GetMessageClass(method.input_type)()
-        put_text(message, path)
+        put_text(message, path, HUGE)
         yield ".".join(field.name for field in path), message
-
-
-def text_fields(kind: Descriptor, path: Path = ()) -> Iterator[Path]:
-    for field in kind.fields:
-        if field.type == FieldDescriptor.TYPE_STRING:
-            yield (*path, field)
-        elif field.message_type is not None:
-            yield from text_fields(field.message_type, (*path, field))
-
-
-def put_text(message: Any, path: Path) -> None:
-    field, rest = path[0], path[1:]
-    if rest and field.message_type.GetOptions().map_entry:
-        getattr(message, field.name)[HUGE if rest[0].name == "key" else "rounds"] = HUGE
-    elif field.is_repeated:
-        values = getattr(message, field.name)
-        put_text(values.add(), rest) if rest else values.append(HUGE)
-    elif rest:
-        put_text(getattr(message, field.name), rest)
-    else:
-        setattr(message, field.name, HUGE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
