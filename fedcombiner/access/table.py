@@ -119,7 +119,20 @@ RPCS: Final[Mapping[str, Access]] = {
 ENDPOINTS: Final[Mapping[Listener, Mapping[str, Access]]] = {
     "discovery": {
         "POST /add_combiner": COMBINERS,
+        "GET /assign": CLIENTS,
+        "GET /context": CLIENTS,
+        "GET /checksum": CLIENTS,
         "POST /add_client": CLIENTS,
+        "GET /download_package": CLIENTS,
+        "GET /get_package_checksum": CLIENTS,
+        "POST /api/v1/clients/add": CLIENTS,
+        "GET /api/v1/packages/download": CLIENTS,
+        "GET /api/v1/packages/checksum": CLIENTS,
+        "GET /get_client_config": CLIENTS,
+        "GET /packages": CONTROLLERS,
+        "POST /packages": CONTROLLERS,
+        "GET /packages/{package}": CONTROLLERS,
+        "POST /packages/{package}/activate": CONTROLLERS,
     },
     # Port 9464 of every service.
     "operations": {
@@ -127,6 +140,10 @@ ENDPOINTS: Final[Mapping[Listener, Mapping[str, Access]]] = {
         "GET /healthz": ANYONE,
         "GET /readyz": ANYONE,
         "GET /statusz": CONTROLLERS,
+        # Of the discovery only.
+        "GET /script": OPERATORS,
+        "PUT /script": OPERATORS,
+        "DELETE /script": OPERATORS,
     },
 }
 """By method and path of the route. HEAD is as GET."""

@@ -119,9 +119,11 @@ def serve(
     """The whole stack in this process, in the foreground, for real clients.
 
     Models are kept in the data directory, or where STORE and MINIO_... say (docs/storage.md). On any address
-    but 127.0.0.1 an operator's token is needed: OPERATOR_TOKEN, or a file that has it (docs/access.md).
+    but 127.0.0.1 an operator's token is needed: OPERATOR_TOKEN, or a file that has it (docs/access.md). What
+    the discovery tells clients follows HELPER_..., PACKAGE and COMBINER_TTL (docs/discovery.md).
     """
     try:
+        from discovery_mock.settings import DiscoverySettings
         from modelstore.settings import ModelstoreSettings
 
         from fedcombiner.modelstorage.memory import keep_freed_chunks
@@ -143,6 +145,7 @@ def serve(
             require_client_tokens=require_client_tokens,
             insecure=insecure,
         )
+        discovery = DiscoverySettings.load(scratch=data / "scratch")
     except InvalidSettings as error:
         raise fail(str(error), USAGE) from None
     settings = StandaloneSettings(
@@ -154,6 +157,7 @@ def serve(
         redis_url=redis or None,
         advertise=advertise,
         modelstore=models,
+        discovery=discovery,
     )
 
     async def main(stop: Stop) -> None:

@@ -69,7 +69,8 @@ async def join(
     """
     headers = {"Authorization": f"Token {token}"} if token else {}
     proxies = not is_loopback(_host(discovery))
-    body = {"client_id": name, "preferred_combiner": preferred_combiner}
+    # This library brings along what it computes, so there need be no compute package.
+    body = {"client_id": name, "preferred_combiner": preferred_combiner, "package": "local"}
     url = f"{discovery.rstrip('/')}/add_client"
     async with httpx.AsyncClient(
         headers=headers,

@@ -219,6 +219,10 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
         """The active clients by name; with `all` also those that were not heard of lately."""
         return await self._list(lambda: self._clients.List(pb.ListClientsRequest(all=all)))
 
+    async def find_clients(self, names: Collection[str]) -> list[pb.Client]:
+        """Those of these clients that were ever heard of."""
+        return await self._list(lambda: self._clients.List(pb.ListClientsRequest(clients=names)))
+
     async def wait_for_clients(self, names: Collection[str], *, timeout: float) -> None:
         """Wait until all of these clients are active.
 

@@ -2,6 +2,7 @@
 
     <root>/uploads/<id>/{data,meta.json}    complete objects
     <root>/models/<id>/{data,meta.json}
+    <root>/packages/<id>/{data,meta.json}
     <root>/tmp/<process>/<random>/          objects in the making, removed with their process
 
 Hashing, writing and reading are done in worker threads. A transfer has at most one batch of chunks in a

@@ -19,7 +19,7 @@ from typing import Final, Literal, Protocol, get_args
 
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 
-Kind = Literal["uploads", "models"]
+Kind = Literal["uploads", "models", "packages"]
 Buffer = bytes | bytearray | memoryview
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -45,7 +45,10 @@ def is_id(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ObjectKey:
-    """The name of an object. Clients write `uploads` only; `models` are what the stack has accepted or made.
+    """The name of an object.
+
+    Clients write `uploads` only; `models` are what the stack has accepted or made; `packages` are the
+    discovery's.
 
     Raises:
         InvalidArgument: the kind or the id is not one.

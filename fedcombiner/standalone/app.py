@@ -38,6 +38,7 @@ from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
 from fedcombiner.servicekit.tls import load_identity, pinned_context
 from fedcombiner.standalone.redis_child import RedisChild
+from fedcombiner.standalone.witness import RosterWitness
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
 
@@ -49,6 +50,8 @@ class StandaloneSettings(BaseModel):
 
     `modelstore` says where models are and how large they may be, its ports aside; None: on the disk in
     `data_dir`. Its TLS files are for both ports of clients, its settings about tokens for all ports.
+    `discovery` says what clients are told, its ports and its store aside: compute packages are where models
+    are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,12 +64,17 @@ class StandaloneSettings(BaseModel):
     redis_url: str | None = None
     advertise: str = ""
     modelstore: ModelstoreSettings | None = None
+    discovery: DiscoverySettings | None = None
 
     @property
     def models(self) -> ModelstoreSettings:
         return self.modelstore or ModelstoreSettings(
             data=self.data_dir / "models", scratch=self.data_dir / "scratch"
         )
+
+    @property
+    def discovering(self) -> DiscoverySettings:
+        return self.discovery or DiscoverySettings(scratch=self.models.scratch)
 
 
 class Standalone:
@@ -121,7 +129,14 @@ class Standalone:
         self.address = f"{settings.host}:{port}"
         await lifecycle.start("health", health)
         await lifecycle.start("loop lag", LoopLag(metrics))
-        discovery = DiscoveryApp(DiscoverySettings(), metrics, access)
+        store = make_store(settings.models)
+        lifecycle.on_stop("store", store.close)
+        shared = RedisState(redis_url)
+        lifecycle.on_stop("state", shared.aclose)
+        discovery = DiscoveryApp(
+            settings.discovering, metrics, store, access, witness=RosterWitness(shared.roster)
+        )
+        await lifecycle.start("discovery", discovery)
         public = HttpServer(
             discovery.app,
             settings.host,
@@ -129,12 +144,8 @@ class Standalone:
             setting="DISCOVERY_PORT",
             identity=identity,
         )
-        await lifecycle.start("discovery", public)
+        await lifecycle.start("discovery's port", public)
         self.discovery_url = f"{'http' if identity is None else 'https'}://{settings.host}:{public.port}"
-        shared = RedisState(redis_url)
-        lifecycle.on_stop("state", shared.aclose)
-        store = make_store(settings.models)
-        lifecycle.on_stop("store", store.close)
         own = self._combiner_settings()
         # The certificate need not be for the address that we listen on.
         announcer = make_announcer(own, None if identity is None else pinned_context(identity))
@@ -155,6 +166,7 @@ class Standalone:
             metrics=metrics,
             health=health,
             sections={"combiner": combiner.status, "discovery": discovery.status},
+            routes=discovery.script.routes,
         )
         private = access.protect(operations, "operations")
         http = HttpServer(private, settings.host, settings.metrics_port, setting="METRICS_PORT")

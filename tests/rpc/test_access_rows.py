@@ -42,7 +42,7 @@ async def test_the_services_serve_what_is_in_the_table(
     common = {**LOCAL, "redis_url": f"{redis_server.url}?db=1", "operator_token": OPERATOR}
     async with (
         running(modelstore.app.serve, ModelstoreSettings(**common, **scratch(tmp_path))),
-        running(discovery_mock.app.serve, DiscoverySettings(**common)),
+        running(discovery_mock.app.serve, DiscoverySettings(**common, **scratch(tmp_path))),
         running(combiner.app.serve, CombinerSettings(**common, **scratch(tmp_path))),
     ):
         pass

@@ -66,7 +66,8 @@ async def test_it_asks_as_fedns_client_does_and_waits_until_there_is_a_combiner(
     async with discovering(fake) as url:
         assignment = await join(url, "alice", token="t", preferred_combiner="c", backoff=SOON)
     assert assignment == Assignment("c:12080", "c")
-    assert fake.asked == [({"client_id": "alice", "preferred_combiner": "c"}, "Token t")] * 4
+    body = {"client_id": "alice", "preferred_combiner": "c", "package": "local"}
+    assert fake.asked == [(body, "Token t")] * 4
 
 
 @pytest.mark.parametrize("code", [400, 401, 404])

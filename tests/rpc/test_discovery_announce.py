@@ -6,18 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from combiner.announce import MAX_ANSWER_BYTES, Announcer, Status
-from discovery_mock.app import DiscoveryApp
-from discovery_mock.settings import DiscoverySettings
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.errors import StartupError
 from fedcombiner.servicekit.http import HttpServer
-from fedcombiner.servicekit.metrics import Metrics
+from tests.rpc.discovery_kit import Discovery
 
 QUICK = Backoff(initial=0.001, maximum=0.005)
 
@@ -85,28 +84,30 @@ ASSIGNED = JSONResponse({"success": True, "status": "added"})
 LATER = JSONResponse({"success": False, "status": "retry", "message": "not idle"}, status_code=200)
 
 
-async def test_it_appears_in_the_discovery():
-    discovery = DiscoveryApp(DiscoverySettings(), Metrics())
+KNOWN = {"combiners": {"combiner": {"address": "gateway:12080", "clients": 0}}}
+
+
+async def test_it_appears_in_the_discovery(tmp_path: Path):
+    discovery = Discovery(tmp_path).app
     async with serving(discovery.app) as url:
         answer = await announcer(url).announce()
         assert answer.status is Status.Assigned
         assert answer.body["status"] == "added"
-    assert discovery.status() == {"combiners": {"combiner": "gateway:12080"}}
+    assert discovery.status() == KNOWN
 
 
-async def test_a_discovery_that_was_restarted_knows_it_again():
-    first, second = (DiscoveryApp(DiscoverySettings(), Metrics()) for _ in range(2))
-    known = {"combiners": {"combiner": "gateway:12080"}}
+async def test_a_discovery_that_was_restarted_knows_it_again(tmp_path: Path):
+    first, second = (Discovery(tmp_path).app for _ in range(2))
     async with serving(first.app) as url:
         port = int(url.rpartition(":")[2])
         ours = announcer(url, interval=0.01)
         stack = announcing(ours)
         task = await stack.__aenter__()
-        await until(lambda: first.status() == known, "the first announcement")
+        await until(lambda: first.status() == KNOWN, "the first announcement")
     try:
         await until(lambda: ours.last is not None and ours.last.status is Status.Unassigned, "a missed one")
         async with serving(second.app, port):
-            await until(lambda: second.status() == known, "the announcement to the restarted discovery")
+            await until(lambda: second.status() == KNOWN, "the announcement to the restarted discovery")
         assert not task.done()
     finally:
         await stack.__aexit__(None, None, None)

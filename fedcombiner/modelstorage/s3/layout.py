@@ -4,6 +4,7 @@
     uploads/data/<id>/<token>       its data, as it was written
     models/records/<id>             the same for models
     models/data/<id>/<token>
+    packages/...                    the same for compute packages
     probe/<access key>              written and read to see whether the store works
 
 Data is written first, under a name that no other writer uses, and is complete before its record is put: with

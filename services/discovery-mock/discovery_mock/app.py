@@ -1,175 +1,172 @@
-"""The HTTP side of a discovery, and the object graph of its process."""
+"""The object graph of a discovery, built in one place."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+import base64
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
-from discovery_mock.messages import (
-    BadRequest,
-    announced,
-    assigned,
-    not_yet,
-    parse_announce,
-    parse_client,
-    refused,
-)
-from discovery_mock.registry import CombinerRegistry, RegistryFull
+from discovery_mock.catalog import PackageCatalog
+from discovery_mock.clients import ClientDesk
+from discovery_mock.combiners import CombinerDesk
+from discovery_mock.helpers import HelperChoice, Helpers, Witness
+from discovery_mock.messages import not_yet
+from discovery_mock.packages import PackageDesk
+from discovery_mock.registry import CombinerRegistry
+from discovery_mock.script import Script, Scripted
 from discovery_mock.settings import DiscoverySettings
+from discovery_mock.web import TRY_LATER, Endpoints, SingleSlashes, in_json
+from discovery_mock.witness import AskingWitness
 from fedcombiner.access.http import refusal
 from fedcombiner.access.policy import decide
 from fedcombiner.access.redis_tokens import reader_of
 from fedcombiner.access.roles import Role
 from fedcombiner.access.setup import AccessControl
 from fedcombiner.access.table import Access
-from fedcombiner.servicekit.errors import ServiceError, Unavailable
+from fedcombiner.client.trust import Trust
+from fedcombiner.modelstorage.scratch import ScratchArea
+from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
+from fedcombiner.modelstorage.stores import make_store
+from fedcombiner.packages.archive import PackageLimits
+from fedcombiner.servicekit.errors import ServiceError, StartupError, Unavailable
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.probe import keep_probing
 from fedcombiner.servicekit.tls import load_identity
 from fedcombiner.version import __version__
 
-log = structlog.get_logger(__name__)
-
-MAX_BODY_BYTES: Final = 16 * 1024
-BODY_SECONDS: Final = 10.0
-TRY_LATER: Final = 203
-NETWORK_ID: Final = "federated-combiner"
-OUTCOMES: Final = ("ok", "retry", "refused")
-
-Handler = Callable[[bytes], tuple[int, Mapping[str, object]]]
 Started = Callable[[int, int], None]
+
+REQUESTS = ("add_combiner", "add_client", "package", "checksum", "client_config", "packages")
 
 
 class DiscoveryApp:
-    """Plays FEDn's controller for the announce step of combiners and the assign step of clients.
+    """Plays FEDn's controller for combiners that announce themselves and clients that look for one.
 
-    `app` is the ASGI application of its public port, behind `access` (None: for everybody). What it knows is
-    in memory: combiners announce themselves every 30 s, so a restarted discovery soon knows them again.
+    `app` is the ASGI application of its public port, behind `access` (None: for everybody). Compute packages
+    are in `store`, which whoever made it starts and closes; everything else is in memory: combiners announce
+    themselves every 30 s, so a restarted discovery soon knows them again. A component.
+
+    Raises:
+        StartupError: a setting cannot be.
     """
 
     def __init__(
         self,
         settings: DiscoverySettings,
         metrics: Metrics,
+        store: ModelStore,
         access: AccessControl | None = None,
         *,
+        witness: Witness | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
         self._registry = CombinerRegistry(settings.combiner_ttl, clock)
-        self._answers = metrics.counters(
-            "discovery_answers_total",
-            "Answers of the discovery.",
-            request=("add_combiner", "add_client"),
-            outcome=OUTCOMES,
+        self._scratch = ScratchArea(settings.scratch)
+        self.script = Script()
+        self.catalog = PackageCatalog(store, clock=clock)
+        helpers = Helpers(settings.helper_old, settings.helper_new, settings.helper_by_name)
+        trust = _trust(settings.combiner_ca_file)
+        asked = witness or AskingWitness(settings.combiner_token.get_secret_value(), trust)
+        self._combiners = CombinerDesk(self._registry, settings.package, _no_pair)
+        self._clients = ClientDesk(
+            self._registry,
+            self.catalog,
+            HelperChoice(helpers, asked, clock=clock),
+            package=settings.package,
+            certificate=_in_base64(trust.authorities),
+        )
+        limits = PackageLimits(archive_bytes=settings.max_package_bytes)
+        self._packages = PackageDesk(
+            self.catalog,
+            self._scratch,
+            limits,
+            idle=settings.idle_seconds,
+            patience=settings.store_seconds,
         )
         metrics.gauge("discovery_combiners", "Combiners that announce themselves.").set_function(
             lambda: len(self._registry.live())
         )
-        app = Starlette(
-            routes=[
-                Route("/add_combiner", self._endpoint("add_combiner", self._add_combiner), methods=["POST"]),
-                Route("/add_client", self._endpoint("add_client", self._add_client), methods=["POST"]),
-            ],
-            exception_handlers={HTTPException: _in_json},
+        site = Starlette(
+            routes=self._routes(Endpoints(metrics, REQUESTS)), exception_handlers={HTTPException: in_json}
         )
-        self.app: ASGIApp = _SingleSlashes(
-            app if access is None else access.protect(app, "discovery", self._refusal)
-        )
+        guarded = site if access is None else access.protect(site, "discovery", partial(_refusal, settings))
+        self.app: ASGIApp = SingleSlashes(Scripted(guarded, self.script))
 
     def status(self) -> Mapping[str, object]:
         """For /statusz."""
-        return {"combiners": {c.name: f"{c.address}:{c.port}" for c in self._registry.live()}}
+        return {
+            "combiners": {
+                combiner.name: {
+                    "address": f"{combiner.address}:{combiner.port}",
+                    "clients": self._registry.load(combiner.name),
+                }
+                for combiner in self._registry.live()
+            }
+        }
 
-    def _refusal(self, error: ServiceError, access: Access) -> Response:
-        """Clients of 0.17 and later end at anything but a retry, so that is what they and combiners are told
-        while their tokens cannot be checked."""
-        if isinstance(error, Unavailable) and access.roles & {Role.CLIENT, Role.COMBINER}:
-            return JSONResponse(not_yet(error.message, self._settings.package), TRY_LATER)
-        return refusal(error, access)
+    async def start(self) -> None:
+        await asyncio.to_thread(self._scratch.open)
 
-    def _endpoint(self, request_name: str, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            try:
-                code, body = handle(await _body(request))
-            except BadRequest as error:
-                log.info("refused", request=request_name, reason=str(error))
-                code, body = 400, refused(str(error))
-            outcome = {200: "ok", TRY_LATER: "retry"}.get(code, "refused")
-            self._answers.labels(request_name, outcome).inc()
-            return JSONResponse(body, status_code=code)
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._scratch.close)
 
-        return answer
-
-    def _add_combiner(self, body: bytes) -> tuple[int, Mapping[str, object]]:
-        combiner = parse_announce(body)
-        try:
-            new = self._registry.announce(combiner)
-        except RegistryFull:
-            return TRY_LATER, not_yet("There are too many combiners.", self._settings.package)
-        if new:
-            log.info(
-                "combiner announced", combiner=combiner.name, address=combiner.address, port=combiner.port
-            )
-        return 200, announced(NETWORK_ID)
-
-    def _add_client(self, body: bytes) -> tuple[int, Mapping[str, object]]:
-        client = parse_client(body)
-        settings = self._settings
-        preferred = client.preferred_combiner
-        combiner = self._registry.find(preferred) if preferred else self._registry.next()
-        if combiner is None:
-            # FEDn says 400 here, and its clients exit: while a combiner restarts, they would all be gone.
-            missing = f"Combiner {preferred} is not" if preferred else "No combiner is"
-            return TRY_LATER, not_yet(f"{missing} available yet.", settings.package)
-        log.info("client assigned", client=client.name, combiner=combiner.name)
-        return 200, assigned(combiner, client, helper_type=settings.helper_type, package=settings.package)
+    def _routes(self, endpoints: Endpoints) -> Sequence[BaseRoute]:
+        route, clients, packages = endpoints.route, self._clients, self._packages
+        return [
+            route("/add_combiner", "add_combiner", self._combiners.add_combiner, "POST"),
+            # 0.5, then 0.6 to 0.20, then 0.21 and newer.
+            route("/assign", "add_client", clients.assign),
+            route("/context", "package", packages.download),
+            route("/checksum", "checksum", packages.checksum),
+            route("/add_client", "add_client", clients.add_client, "POST"),
+            route("/download_package", "package", packages.download),
+            route("/get_package_checksum", "checksum", packages.checksum),
+            route("/api/v1/clients/add", "add_client", clients.add, "POST"),
+            route("/api/v1/packages/download", "package", packages.download),
+            route("/api/v1/packages/checksum", "checksum", packages.checksum),
+            route("/get_client_config", "client_config", packages.client_config),
+            # Ours, for operators.
+            route("/packages", "packages", packages.list),
+            route("/packages", "packages", packages.put, "POST"),
+            route("/packages/{package}", "packages", packages.get),
+            route("/packages/{package}/activate", "packages", packages.activate, "POST"),
+        ]
 
 
-class _SingleSlashes:
-    """Clients of FEDn 0.17 to 0.33 ask for `//download_package`; a path is the same with one slash."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"])}
-        await self._app(scope, receive, send)
-
-
-async def _body(request: Request) -> bytes:
-    """Raises HTTPException as soon as it is too large or too slow."""
-    body = b""
+def _trust(authorities: Path | None) -> Trust:
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > MAX_BODY_BYTES:
-                    raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} s") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the client went away") from None
-    return body
+        return Trust() if authorities is None else Trust.in_file(authorities)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"COMBINER_CA_FILE={authorities}: {error}") from None
 
 
-async def _in_json(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse(refused(error.detail), status_code=error.status_code, headers=error.headers)
+def _in_base64(pem: bytes | None) -> str | None:
+    return None if pem is None else base64.b64encode(pem).decode()
+
+
+def _refusal(settings: DiscoverySettings, error: ServiceError, access: Access) -> Response:
+    """Clients of 0.17 and later end at anything but a retry, so that is what they and combiners are told
+    while their tokens cannot be checked."""
+    if isinstance(error, Unavailable) and access.roles & {Role.CLIENT, Role.COMBINER}:
+        return JSONResponse(not_yet(error.message, settings.package), TRY_LATER)
+    return refusal(error, access)
+
+
+def _no_pair(_request: Request) -> None:
+    return None
 
 
 async def serve(
@@ -186,13 +183,15 @@ async def serve(
     supervisor = Supervisor(stop)
     tokens = reader_of(settings)
     access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
-    discovery = DiscoveryApp(settings, metrics, access)
+    store = make_store(settings)
+    discovery = DiscoveryApp(settings, metrics, store, access)
     operations = operations_app(
         service="discovery-mock",
         version=__version__,
         metrics=metrics,
         health=health,
         sections={"discovery": discovery.status},
+        routes=discovery.script.routes,
     )
     public = HttpServer(discovery.app, settings.host, settings.port, identity=identity)
     guarded = access.protect(operations, "operations")
@@ -200,12 +199,20 @@ async def serve(
     async with Lifecycle(stop) as lifecycle:
         await lifecycle.start("loop lag", LoopLag(metrics))
         await lifecycle.start("operations", private)
+        lifecycle.on_stop("store", store.close)
         if tokens is not None:
             lifecycle.on_stop("tokens", tokens.aclose)
         await lifecycle.start("background tasks", supervisor)
         access.start(supervisor)
+        probing = keep_probing(
+            health.backends.register("store"), partial(check_store, store), away=STORE_AWAY
+        )
+        supervisor.spawn("probe the store", probing)
+        await lifecycle.start("discovery", discovery)
         await lifecycle.start("http", public)
-        supervisor.spawn("ready", health.ready_on_first_contact())
+        # Not only once its back ends have answered: clients of 0.33 end when there is no discovery, and are
+        # told to come again as long as there is no package, or no way to check their tokens.
+        health.readiness.mark_ready()
         started(public.port, private.port)
         await stop.wait()
         health.readiness.mark_draining()

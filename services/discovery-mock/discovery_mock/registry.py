@@ -1,69 +1,121 @@
-"""Which combiners are there, and who is next to get a client. No clock of its own, no HTTP."""
+"""Which combiners are there, and which one a client gets. No clock of its own, no HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 MAX_COMBINERS = 1000
+MAX_EXPECTED = 10_000
+# By then a client that was sent to a combiner is one of its active clients, or has gone elsewhere.
+ARRIVES_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Combiner:
-    """A combiner as it announced itself. `fqdn`: the name of a TLS ingress at port 443, if there is one."""
+    """A combiner as it announced itself.
+
+    Attributes:
+        fqdn: the name of a TLS ingress at port 443, if there is one.
+        secure: clients speak TLS with it.
+        active_clients: how many it had then; 0 if it did not say.
+        max_clients: how many it wants at most; None if it did not say.
+    """
 
     name: str
     address: str
     port: int
     fqdn: str | None
     secure: bool
+    active_clients: int = 0
+    max_clients: int | None = None
 
 
 class RegistryFull(Exception):
     """MAX_COMBINERS are there already."""
 
 
+@dataclass(slots=True)
+class _Entry:
+    combiner: Combiner
+    heard: float
+    expected: dict[str, float] = field(default_factory=dict)  # client -> when it was sent here, oldest first
+
+    def load(self, without: str) -> int:
+        return self.combiner.active_clients + len(self.expected) - (without in self.expected)
+
+    def has_room(self, without: str) -> bool:
+        limit = self.combiner.max_clients
+        return limit is None or self.load(without) < limit
+
+    def expect(self, client: str, now: float) -> None:
+        self.expected[client] = now
+        if len(self.expected) > MAX_EXPECTED:
+            del self.expected[next(iter(self.expected))]
+
+    def count_arrived(self, now: float) -> None:
+        """Those sent here some time ago are in the number that it announces now."""
+        arrived = [client for client, sent in self.expected.items() if sent <= now - ARRIVES_S]
+        for client in arrived:
+            del self.expected[client]
+
+
 class CombinerRegistry:
     """Combiners that have announced themselves within the last `ttl` seconds.
 
-    A combiner of several replicas announces under one name, from each of them; the last word counts. Clients
-    are dealt out in turn, in the order in which the combiners first came.
+    A combiner of several replicas announces under one name, from each of them; the last word counts. Its load
+    is the number of active clients that it announced, and of those sent to it since: 10,000 at most, then the
+    oldest are forgotten.
     """
 
     def __init__(self, ttl: float, clock: Callable[[], float]) -> None:
         self._ttl = ttl
         self._clock = clock
-        self._combiners: dict[str, Combiner] = {}
-        self._heard: dict[str, float] = {}
-        self._turn = 0
+        self._entries: dict[str, _Entry] = {}
 
     def announce(self, combiner: Combiner) -> bool:
         """Add it, or update what is known of it. True if it is new. Raises RegistryFull."""
-        self._forget_the_silent()
-        new = combiner.name not in self._combiners
-        if new and len(self._combiners) >= MAX_COMBINERS:
+        entry = self._live().get(combiner.name)
+        now = self._clock()
+        if entry:
+            entry.combiner, entry.heard = combiner, now
+            entry.count_arrived(now)
+        elif len(self._entries) >= MAX_COMBINERS:
             raise RegistryFull
-        self._combiners[combiner.name] = combiner
-        self._heard[combiner.name] = self._clock()
-        return new
+        else:
+            self._entries[combiner.name] = _Entry(combiner, now)
+        return entry is None
+
+    def choose(self, client: str, preferred: str | None = None) -> Combiner | None:
+        """The one with the least load, or the preferred one; None if there is none with room.
+
+        The same client again is not counted twice, and of equals it gets the one that came first.
+        """
+        entries = self._live()
+        wanted = entries.values() if preferred is None else filter(None, [entries.get(preferred)])
+        with_room = [entry for entry in wanted if entry.has_room(client)]
+        if not with_room:
+            return None
+        chosen = min(with_room, key=lambda entry: entry.load(client))
+        for entry in entries.values():
+            entry.expected.pop(client, None)
+        chosen.expect(client, self._clock())
+        return chosen.combiner
 
     def find(self, name: str) -> Combiner | None:
-        self._forget_the_silent()
-        return self._combiners.get(name)
-
-    def next(self) -> Combiner | None:
-        """Whose turn it is; None if there is none."""
-        combiners = self.live()
-        if not combiners:
-            return None
-        self._turn += 1
-        return combiners[(self._turn - 1) % len(combiners)]
+        entry = self._live().get(name)
+        return entry.combiner if entry else None
 
     def live(self) -> list[Combiner]:
-        self._forget_the_silent()
-        return list(self._combiners.values())
+        """In the order in which they first came."""
+        return [entry.combiner for entry in self._live().values()]
 
-    def _forget_the_silent(self) -> None:
+    def load(self, name: str) -> int:
+        return self._live()[name].load("")
+
+    def _live(self) -> dict[str, _Entry]:
         oldest = self._clock() - self._ttl
-        for name in [name for name, heard in self._heard.items() if heard < oldest]:
-            del self._combiners[name], self._heard[name]
+        for name in [name for name, entry in self._entries.items() if entry.heard < oldest]:
+            del self._entries[name]
+        return self._entries

@@ -1,22 +1,51 @@
 """What a discovery can be told."""
 
-from typing import Literal
+from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, StringConstraints
 
 from fedcombiner.access.policy import AccessSettings
+from fedcombiner.modelstorage.settings import StoreSettings
 from fedcombiner.servicekit.settings import Port, Seconds
 
+HelperName = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,64}$")]
 
-class DiscoverySettings(AccessSettings):
+
+class DiscoverySettings(AccessSettings, StoreSettings):
     port: Port = Field(8092, description="TCP port, 0 to 65535 (0: any free port)")
+    data: Path = Field(Path("data/packages"), description="directory of the disk store")
     combiner_ttl: Seconds = Field(
-        75.0, description="seconds after which a combiner that does not announce again is gone, more than 0"
+        90.0, description="seconds after which a combiner that does not announce again is gone, more than 0"
     )
-    # A client of FEDn ends at once when it cannot import what it is told here; 0.6 has no numpyhelper.
-    helper_type: str = Field(
-        "kerashelper", pattern=r"^[a-z]{1,64}$", description="helper that clients load, such as kerashelper"
+    helper_old: HelperName = Field(
+        "kerashelper", description="helper that clients up to 0.7 load: kerashelper or pytorchhelper"
+    )
+    helper_new: HelperName = Field("numpyhelper", description="helper that clients from 0.8 on load")
+    helper_by_name: Mapping[str, HelperName] = Field(
+        {}, description='the helper of single clients, in JSON: {"client1": "numpyhelper"}'
     )
     package: Literal["remote", "local"] = Field(
-        "remote", description="where clients have their compute package from: remote or local"
+        "remote",
+        description="where clients that do not say it have their compute package from: remote or local",
+    )
+    max_package_bytes: int = Field(
+        100 << 20, ge=1, le=10 << 30, description="bytes of the largest compute package, at least 1"
+    )
+    idle_seconds: Seconds = Field(
+        60.0, description="seconds without progress after which a peer is cut off, more than 0"
+    )
+    store_seconds: Seconds = Field(
+        30.0, description="seconds that a download waits for a store that is away, more than 0"
+    )
+    combiner_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities to trust at combiners that speak TLS, which clients are told"
+        " to trust, too; unset: public ones",
+    )
+    combiner_token: SecretStr = Field(
+        SecretStr(""), description="a controller's token, to ask combiners which clients they know"
     )

@@ -226,6 +226,11 @@ class ClientsServicer:
 
     async def List(self, request: pb.ListClientsRequest, context: Context) -> AsyncIterator[pb.Client]:
         try:
+            if request.clients:
+                for presence in await self._shared.roster.presence(request.clients):
+                    if presence.seen_ms_ago >= 0:
+                        yield convert.client(presence, self._window_ms)
+                return
             async for presence in self._shared.roster.list(all=request.all):
                 yield convert.client(presence, self._window_ms)
         except StateUnavailable as error:
