@@ -490,7 +490,7 @@ async def test_what_a_living_process_has_under_way_is_left_alone(root: Path) -> 
         assert files_under(root / "tmp") != []
         child.communicate(b"commit\n", timeout=10)
         assert child.returncode == 0
-        assert await get(store, KEY) == b"c" * CHUNK_SIZE
+        assert await get(store, KEY) == b"c" * (4 * CHUNK_SIZE)
 
 
 async def test_stores_of_one_process_share_a_root(root: Path) -> None:

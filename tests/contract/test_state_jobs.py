@@ -119,15 +119,13 @@ async def test_only_the_first_open_counts(state: RedisState) -> None:
     assert await state.jobs.open(lease, [Ask("c2", "t2")], 9_000, "{}") == first
 
 
-async def test_open_of_thousands_is_one_quick_step(bench: Bench, state: RedisState) -> None:
+async def test_open_of_thousands_is_one_step(bench: Bench, state: RedisState) -> None:
     lease = await claimed(state)
     bench.raw.config_resetstat()
     job = await state.jobs.open(lease, [Ask(f"client-{n}", f"t{n}") for n in range(MANY)], 60_000, TASK_DATA)
     assert len(job.clients) == MANY
     scripts = bench.raw.info("commandstats")["cmdstat_evalsha"]
     assert scripts["calls"] - scripts["failed_calls"] == 1
-    # Microseconds of the server; about 20,000 on an idle machine.
-    assert scripts["usec"] < 200_000
 
 
 async def test_close_ends_receiving(state: RedisState) -> None:

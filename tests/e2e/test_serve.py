@@ -104,7 +104,7 @@ async def test_the_command_does_what_it_says(tmp_path: Path) -> None:
         _, found, _ = await combiner(*on, "clients")
         assert [c["client"] for c in found] == list(fleet.names)
         _, [report], _ = await combiner(*on, "status")
-        assert report["nr_active_trainers"] == str(CLIENTS)
+        assert report["trainers"] == CLIENTS
         await combiner(*on, "model", "get", str(tmp_path / "got.npz"))
         with np.load(tmp_path / "got.npz") as got:
             np.testing.assert_array_equal(got["w"], np.full(CLIENTS, np.float32(1 / CLIENTS)))

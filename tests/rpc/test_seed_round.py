@@ -68,11 +68,12 @@ def test_a_training_round_averages_what_clients_send(two_trainers: Combiner) -> 
     )
 
     job = operator(two_trainers, lambda client: client.get_job(result["config"]["_job_id"]))
-    record = two_trainers.call(lambda: two_trainers.app.shared.jobs.client(job.job_id, "one"))
-    assert record is not None
-    update = two_trainers.control.load_model_update(NpzDictHelper(), record.update_id)
+    journal = two_trainers.call(lambda: two_trainers.app.shared.jobs.get(job.job_id))
+    assert journal is not None
+    update_id = journal.clients["one"].update_id
+    update = two_trainers.control.load_model_update(NpzDictHelper(), update_id)
     np.testing.assert_array_equal(update["w"], np.ones(8, np.float32))
-    content = two_trainers.control.load_model_update_str(record.update_id)
+    content = two_trainers.control.load_model_update_str(update_id)
     assert isinstance(content, io.BytesIO)
     assert NpzDictHelper().load(content)["w"].sum() == 8  # type: ignore[arg-type]  # numpy reads files, too
 

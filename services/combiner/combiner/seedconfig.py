@@ -50,7 +50,13 @@ def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
     host = str(given.get("host", "localhost"))
     listen = given.get("bind") or ("127.0.0.1" if is_loopback(host) else "0.0.0.0")
     port = given.get("port", CombinerSettings.model_fields["port"].default)
-    return {"host": listen, "port": port, "advertise": f"{host}:{port}" if port else ""}
+    metrics_host = given.get("metrics_host", listen)
+    return {
+        "host": listen,
+        "port": port,
+        "metrics_host": metrics_host,
+        "advertise": f"{host}:{port}" if port else "",
+    }
 
 
 def _discovery(given: Mapping[str, Any]) -> dict[str, Any]:
