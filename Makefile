@@ -33,8 +33,8 @@ run: $(STAMP) ## train a real model: the stack, ten clients and ten rounds, on t
 serve: $(STAMP) ## the stack in the foreground for real clients (HOST=127.0.0.1 DATA=data)
 	@$(BIN)/combiner serve --host $(HOST) --data "$(DATA)"
 
-test: $(STAMP) ## all tests that need nothing but Python
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## all tests that need nothing but Python, three files at a time
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 fuzz: $(STAMP) ## random and damaged messages to every rpc, archives to the decoder (MINUTES=5)
 	@FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz --timeout=0
