@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +25,7 @@ from fedcombiner.client.made_up import to_npz
 from fedcombiner.servicekit.loopthread import LoopThread
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from tests.contract.state_kit import Server
+from tests.tls_kit import PairFiles
 
 T = TypeVar("T")
 DEADLINE = 20.0
@@ -124,3 +128,46 @@ def trainers(combiner: Combiner, *names: str) -> Iterator[None]:
 
 def npz(**arrays: Any) -> bytes:
     return to_npz({name: np.asarray(values, np.float32) for name, values in arrays.items()})
+
+
+class Discovery(ThreadingHTTPServer):
+    """Answers every announcement with `answer` (status, body), and keeps the last one."""
+
+    answer: tuple[int, object]
+    asked: tuple[str, str, object] = ("", "", None)
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.port: int = self.server_address[1]
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Discovery]:
+        with cls() as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+            thread.start()
+            yield server
+            server.shutdown()
+            thread.join(DEADLINE)
+
+    def speak_tls(self, pair: PairFiles) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.certificate, pair.key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Discovery
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked = (self.path, self.headers.get("Authorization", ""), body)
+        code, answer = self.server.answer
+        content = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass

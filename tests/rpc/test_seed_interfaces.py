@@ -16,7 +16,7 @@ import pytest
 from combiner.interfaces import Channel, CombinerInterface, CombinerUnavailableError
 from combiner.server import Combiner
 
-from fedcombiner.servicekit.errors import InvalidArgument, NotFound
+from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unauthenticated
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from tests.contract.state_kit import Server
 from tests.rpc.seed_kit import (
@@ -198,6 +198,15 @@ def test_tls_is_verified(seed_server: Server, tmp_path: Path, certificates: Cert
                 with pytest.raises(grpc.RpcError) as refused:
                     report_name(channel)
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_combiner_with_tokens_asks_for_one(seed_server: Server, tmp_path: Path) -> None:
+    token = "a-token-of-an-operator"
+    with seed_combiner(seed_server, tmp_path, operator_token=token) as combiner:
+        assert interface_to(combiner, token=token).report()["name"] == "seed"
+        with pytest.raises(Unauthenticated):
+            interface_to(combiner).report()
+        assert combiner.flush_model_update_queue(), "this process needs none"
 
 
 def test_a_channel_is_plaintext_without_a_certificate(seed: Combiner) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
-import ssl
-import threading
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +26,7 @@ from fedcombiner.servicekit.loopthread import LoopThread
 from fedcombiner.wire.chunks import CHUNK_SIZE
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.registry import add_services
-from tests.rpc.seed_kit import DEADLINE, npz
+from tests.rpc.seed_kit import DEADLINE, Discovery, npz
 from tests.tls_kit import Certificates
 
 
@@ -221,42 +217,10 @@ def test_helpers_save_where_nobody_says_where(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(NpzListHelper().load(path)[0], np.ones(2))
 
 
-class Discovery(ThreadingHTTPServer):
-    """Answers every announcement with `answer` (status, body), and keeps the last one."""
-
-    answer: tuple[int, object]
-    asked: tuple[str, str, object] = ("", "", None)
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.port: int = self.server_address[1]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Discovery
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked = (self.path, self.headers.get("Authorization", ""), body)
-        code, answer = self.server.answer
-        content = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def discovery() -> Iterator[Discovery]:
-    with Discovery() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with Discovery.running() as server:
         yield server
-        server.shutdown()
-        thread.join(DEADLINE)
 
 
 def connector(port: int, **more: Any) -> ConnectorCombiner:
@@ -290,9 +254,7 @@ def test_every_answer_of_a_discovery_is_a_status(
 def test_the_certificate_of_a_discovery_is_verified_if_told_so(
     discovery: Discovery, certificates: Certificates
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.good.certificate, certificates.good.key)
-    discovery.socket = context.wrap_socket(discovery.socket, server_side=True)
+    discovery.speak_tls(certificates.good)
     discovery.answer = (200, {"status": "added"})
     status, message = connector(discovery.port, secure=True, verify=True).announce()
     assert status is Status.Unassigned

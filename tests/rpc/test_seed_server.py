@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,22 @@ import pytest
 from combiner.server import Combiner, Role
 
 from fedcombiner.servicekit.binding import BindError
-from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
+from fedcombiner.servicekit.errors import InvalidArgument, NotFound, StartupError, Unavailable
 from fedcombiner.servicekit.settings import InvalidSettings
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from tests.contract.state_kit import Server
-from tests.rpc.seed_kit import DEADLINE, Caller, operator, put_seed, seed_combiner, stubs_to, until
+from tests.rpc.seed_kit import (
+    DEADLINE,
+    Caller,
+    Discovery,
+    interface_to,
+    operator,
+    put_seed,
+    seed_combiner,
+    stubs_to,
+    until,
+)
+from tests.tls_kit import Certificates
 
 TRAINING, VALIDATION = "ModelUpdateRequestStream", "ModelValidationRequestStream"
 
@@ -252,7 +265,64 @@ def test_a_config_that_cannot_be_is_refused(seed: Combiner, seed_server: Server,
         ({"aggregator": "fedopt"}, InvalidArgument, "aggregator: 'fedopt' is not valid; allowed: fedavg"),
         ({"max_clients": "many"}, InvalidSettings, "MAX_CLIENTS='many': .*allowed: "),
         ({"name": "a b"}, InvalidSettings, "NAME='a b': "),
+        ({"secure": "yes"}, InvalidArgument, "secure: 'yes' is not valid; allowed: True, False"),
+        ({"secure": True}, InvalidArgument, "secure: True .*with tls_cert_file and tls_key_file, or with"),
+        ({"discover_host": "h", "port": 0}, StartupError, "must be HOST:PORT"),
         ({"port": seed.port}, BindError, f"PORT={seed.port}: cannot listen"),
     ):  # fmt: skip
         with pytest.raises(error, match=message), seed_combiner(seed_server, tmp_path, **config):
             pass
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_secure_combiner_has_its_certificate_from_the_discovery(
+    seed_server: Server, tmp_path: Path, certificates: Certificates, verify: bool
+) -> None:
+    files = certificates.good
+    pair = {"certificate": files.certificate, "key": files.key}
+    encoded = {name: base64.b64encode(path.read_bytes()).decode() for name, path in pair.items()}
+    whom = {"discovery_ca_file": certificates.ca} if verify else {}
+    with Discovery.running() as discovery:
+        discovery.speak_tls(files)
+        discovery.answer = (200, {"status": "added", **encoded})
+        config = {"discover_host": "localhost", "discover_port": discovery.port, "token": "secret"}
+        with seed_combiner(
+            seed_server,
+            tmp_path,
+            **config,
+            port=free_port(),
+            secure=True,
+            verify=verify,
+            fqdn="fl.example.org",
+            **whom,
+        ) as combiner:
+            assert interface_to(combiner, certificate=certificates.ca_pem).report()["name"] == "seed"
+        assert discovery.asked == (
+            "/add_combiner",
+            "Token secret",
+            {
+                "combiner_id": "seed",
+                "address": "localhost",
+                "fqdn": "fl.example.org",
+                "port": combiner.port,
+                "secure_grpc": True,
+            },
+        )
+
+
+def test_a_discovery_that_refuses_a_secure_combiner_ends_it(
+    seed_server: Server, tmp_path: Path, certificates: Certificates
+) -> None:
+    with Discovery.running() as discovery:
+        discovery.speak_tls(certificates.good)
+        discovery.answer = (401, {"message": "who are you"})
+        config = {"discover_host": "localhost", "discover_port": discovery.port, "port": free_port()}
+        refused = pytest.raises(StartupError, match="the discovery refused this combiner: who are you")
+        with refused, seed_combiner(seed_server, tmp_path, **config, secure=True, verify=False):
+            pass
+
+
+def free_port() -> int:
+    """A port that nobody listens on: what is announced has to be known before it is bound."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

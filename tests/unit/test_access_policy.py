@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from combiner.settings import CombinerSettings
+from pydantic import SecretStr
 
 from fedcombiner.access.policy import AccessSettings, decide
 from fedcombiner.access.roles import Role
@@ -55,6 +57,13 @@ def test_clients_need_tokens_by_default_over_tls_only(wanted: bool | None, tls: 
     given = settings(operator_token=TOKEN, require_client_tokens=wanted, **files)
     policy = decide(given, PUBLIC)
     assert policy.client_tokens is needed
+
+
+def test_tls_with_a_certificate_from_the_discovery_is_tls() -> None:
+    given = CombinerSettings(
+        operator_token=SecretStr(TOKEN), tls_from_discovery=True, discovery_url="https://discovery"
+    )
+    assert decide(given, PUBLIC).client_tokens
 
 
 def test_the_token_may_be_in_a_file(tmp_path: Path) -> None:

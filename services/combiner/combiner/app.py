@@ -251,6 +251,7 @@ def make_announcer(settings: CombinerSettings, trust: ssl.SSLContext | None = No
         token=settings.discovery_token.get_secret_value(),
         secure=settings.advertises_tls,
         trust=trust or trust_context(settings.discovery_ca_file, "DISCOVERY_CA_FILE"),
+        fqdn=settings.advertise_fqdn or None,
     )
 
 
@@ -271,17 +272,19 @@ async def serve(
     services: Services = lambda app: app.servicers,
     *,
     wrap: Wrap = lambda shared, store: (shared, store),
+    discovery_trust: ssl.SSLContext | None = None,
 ) -> None:
     """Run a combiner until the stop. `started` is told its ports as soon as it takes calls.
 
     `services` chooses what is served, by the names of the services; it is called once, in the running loop.
-    `wrap` may put something between the combiner and its back ends.
+    `wrap` may put something between the combiner and its back ends. `discovery_trust`: whom to believe at an
+    https DISCOVERY_URL; if None, those that the settings name.
 
     Raises:
         StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
     metrics = Metrics()
-    announcer = make_announcer(settings)
+    announcer = make_announcer(settings, discovery_trust)
     health = Health(metrics)
     supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)

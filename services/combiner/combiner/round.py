@@ -73,7 +73,8 @@ class RoundController:
         """
         config = {"aggregator": self.aggregator_name, **round_config}
         request = fedn_pb2.ControlRequest(command=fedn_pb2.START, parameter=parameters(config))
-        reply = self.server.call(lambda: self.server.Start(request, IN_PROCESS))
+        # An upload becomes a model on the way; a large one takes its time.
+        reply = self.server.call(lambda: self.server.Start(request, IN_PROCESS), seconds=None)
         return {parameter.key: parameter.value for parameter in reply.parameter}["job_id"]
 
     def execute_training_round(self, round_config: Mapping[str, Any]) -> dict[str, Any]:

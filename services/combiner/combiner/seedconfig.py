@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from combiner.aggregation import AGGREGATORS
+from combiner.connect import anybody
 from combiner.settings import CombinerSettings
 from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.servicekit.errors import InvalidArgument
 
 # FEDn's command puts them there; they mean nothing once the config is read.
 _IGNORED: Final = ("init", "network_id")
-_OURS: Final = tuple(
-    name for name in CombinerSettings.model_fields if name not in ("advertise", "discovery_url")
-)
 _FEDN: Final = ("discover_host", "discover_port", "token", "fqdn", "secure", "verify", "aggregator", "bind")
+_MADE_OF_FEDNS: Final = ("advertise", "advertise_fqdn", "discovery_url", "discovery_token")
+_OURS: Final = tuple(name for name in CombinerSettings.model_fields if name not in _MADE_OF_FEDNS)
+_BOOLEANS: Final = ("secure", "verify")
 
 
 @dataclass(frozen=True, slots=True)
 class SeedConfig:
-    """`settings` are complete; `aggregator` averages the rounds that name none."""
+    """`aggregator` averages the rounds that name none. `discovery_trust` is whom to believe at the discovery;
+    if it is None, those whom the settings name.
+    """
 
     settings: CombinerSettings
     aggregator: str
+    discovery_trust: ssl.SSLContext | None
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> SeedConfig:
@@ -38,11 +43,16 @@ class SeedConfig:
         for key in given:
             if key not in _OURS and key not in _FEDN:
                 raise InvalidArgument("config", key, f"the keys {', '.join(sorted({*_OURS, *_FEDN}))}")
+        for key in _BOOLEANS:
+            if not isinstance(given.get(key, False), bool):
+                raise InvalidArgument(key, given[key], "True, False")
         aggregator = str(given.get("aggregator", "fedavg"))
         if aggregator not in AGGREGATORS:
             raise InvalidArgument("aggregator", aggregator, ", ".join(AGGREGATORS))
         ours = {key: value for key, value in given.items() if key not in _FEDN}
-        return cls(CombinerSettings.checked(**{**ours, **_addresses(given), **_discovery(given)}), aggregator)
+        made = {**_addresses(given), **_discovery(given), **_certificate(given)}
+        trust = None if given.get("verify", True) else anybody()
+        return cls(CombinerSettings.checked(**{**ours, **made}), aggregator, trust)
 
 
 def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,12 +60,12 @@ def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
     host = str(given.get("host", "localhost"))
     listen = given.get("bind") or ("127.0.0.1" if is_loopback(host) else "0.0.0.0")
     port = given.get("port", CombinerSettings.model_fields["port"].default)
-    metrics_host = given.get("metrics_host", listen)
     return {
         "host": listen,
         "port": port,
-        "metrics_host": metrics_host,
+        "metrics_host": given.get("metrics_host", listen),
         "advertise": f"{host}:{port}" if port else "",
+        "advertise_fqdn": given.get("fqdn", ""),
     }
 
 
@@ -67,3 +77,11 @@ def _discovery(given: Mapping[str, Any]) -> dict[str, Any]:
     port = given.get("discover_port")
     url = f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
     return {"discovery_url": url, "discovery_token": given.get("token", "")}
+
+
+def _certificate(given: Mapping[str, Any]) -> dict[str, Any]:
+    if not given.get("secure") or "tls_cert_file" in given:
+        return {}
+    if not given.get("discover_host"):
+        raise InvalidArgument("secure", True, "with tls_cert_file and tls_key_file, or with discover_host")
+    return {"tls_from_discovery": True}

@@ -50,14 +50,17 @@ class Combiner(ThreadedServer, CombinerServicer, ReducerServicer, ConnectorServi
 
     Args:
         config: configuration for the combiner. FEDn's keys: `name`, `host` and `port` (where clients reach
-            it), `max_clients`, `aggregator`, and with a discovery to announce to `discover_host`,
-            `discover_port`, `token`, `fqdn`, `secure` and `verify`. Besides, `bind` is the address to listen
-            on (default: loopback if `host` is, else all), and every setting of the combiner may be given by
-            its name in lower case: `redis_url`, `data`, `store`, ...
+            it), `fqdn`, `max_clients`, `aggregator`, and with a discovery to announce to `discover_host`,
+            `discover_port` and `token`. With `secure` clients speak TLS, and so does the discovery, which
+            hands out certificate and key unless `tls_cert_file` and `tls_key_file` are given; with `verify`
+            False its own certificate is not looked at. Besides, `bind` is the address to listen on (default:
+            loopback if `host` is, else all), and every setting of the combiner may be given by its name in
+            lower case: `redis_url`, `data`, `store`, ...
 
     Raises:
-        InvalidArgument: a key is not known.
-        StartupError: a value cannot be, or the port is taken.
+        InvalidArgument: a key is not known, or a value of FEDn's cannot be.
+        StartupError: a value of ours cannot be, the port is taken, or the discovery that is to hand out the
+            certificate does not want to.
 
     Methods raise Unavailable while Redis is away, and DeadlineExceeded after ten seconds without an answer.
     Leave it as a context manager, or `stop` it.
@@ -78,7 +81,7 @@ class Combiner(ThreadedServer, CombinerServicer, ReducerServicer, ConnectorServi
         self._config = SeedConfig.read(config)
         self.id = self._config.settings.name
         self.role = Role.COMBINER
-        super().__init__(self._config.settings, self._face)
+        super().__init__(self._config.settings, self._face, self._config.discovery_trust)
 
     def _face(self, app: CombinerApp) -> Mapping[str, object]:
         """What is served: this object in place of the servicers that it is, and the model service."""

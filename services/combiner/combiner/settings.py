@@ -34,6 +34,11 @@ class CombinerSettings(StoreSettings, AccessSettings):
         False,
         description="true: certificate and key come with the answer of an https DISCOVERY_URL; true or false",
     )
+    advertise_fqdn: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9.-]{0,253}$",
+        description="name that the discovery sends clients to instead, over TLS at port 443; empty: none",
+    )
     advertise_tls: bool = Field(
         False, description="true: clients reach ADVERTISE over TLS, which a gateway ends; true or false"
     )
@@ -79,9 +84,13 @@ class CombinerSettings(StoreSettings, AccessSettings):
         return self
 
     @property
+    def serves_tls(self) -> bool:
+        return self.tls_from_discovery or super().serves_tls
+
+    @property
     def advertises_tls(self) -> bool:
         """Whether clients have to speak TLS: with this process, or with what stands in front of it."""
-        return self.advertise_tls or self.tls_from_discovery or self.tls_cert_file is not None
+        return self.advertise_tls or self.serves_tls
 
 
 def replica_name() -> str:

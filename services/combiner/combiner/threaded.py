@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,24 +32,34 @@ CALL_S: Final = 10.0
 class ThreadedServer:
     """Serves from the construction to `stop`; leave it as a context manager, or stop it.
 
-    `port` is the one that it serves on, also where 0 was asked for.
+    `port` is the one that it serves on, also where 0 was asked for. The arguments are those of `app.serve`.
     """
 
-    def __init__(self, settings: CombinerSettings, services: Services) -> None:
+    def __init__(
+        self, settings: CombinerSettings, services: Services, discovery_trust: ssl.SSLContext | None = None
+    ) -> None:
         self._stop = Stop()
         self._stopping = threading.Lock()
         self._thread = LoopThread("the combiner")
         try:
-            self.port = self._start(settings, services)
+            self.port = self._start(settings, services, discovery_trust)
         except BaseException:
             self._thread.close()
             raise
 
-    def _start(self, settings: CombinerSettings, services: Services) -> int:
+    def _start(
+        self, settings: CombinerSettings, services: Services, discovery_trust: ssl.SSLContext | None
+    ) -> int:
         port: futures.Future[int] = futures.Future()
 
         async def serving() -> None:
-            await serve(settings, self._stop, lambda number, _metrics: port.set_result(number), services)
+            await serve(
+                settings,
+                self._stop,
+                lambda number, _metrics: port.set_result(number),
+                services,
+                discovery_trust=discovery_trust,
+            )
 
         self._serving: futures.Future[None] = self._thread.submit(serving())
         either: list[futures.Future[Any]] = [port, self._serving]
