@@ -13,7 +13,10 @@ STAMP := .venv/.installed
 PROTOS := fedcombiner/wire/pb/fedn.proto $(addprefix fedcombiner/wire/pb/combiner/v1/,combiner.proto events.proto tokens.proto upkeep.proto)
 PB := fedcombiner/wire/pb
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api lock bench clean ci
+COMPOSE := docker compose -f deploy/docker-compose.yml
+DEMO := $(COMPOSE) -f deploy/compose.demo.yml
+
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api lock bench images up demo-up down logs e2e clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -68,6 +71,23 @@ bench: $(STAMP) ## measure rounds and transfers on this machine, with ratios in 
 	$(BIN)/python -m benchmarks.rounds --clients 10 40 --arrival one-by-one
 	$(BIN)/python -m benchmarks.rounds --clients 10 40 --arrival together
 	$(BIN)/python -m benchmarks.rounds --clients 300 --elements 300 --arrival together
+
+images: ## build the images (DOCKER_BUILD_FLAGS goes to docker build)
+	@$(PYTHON) deploy/build_images.py deploy/docker-compose.yml deploy/compose.demo.yml
+
+up: images ## the stack in containers; what can be set is in deploy/.env
+	$(COMPOSE) up --detach --no-build --wait
+	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
+
+demo-up: images ## the stack and ten clients in containers; fails if the model is bad
+	$(DEMO) up --detach --no-build
+	@$(DEMO) logs --no-log-prefix --follow demo; $(DEMO) wait demo >/dev/null
+
+down: ## stop the containers; the volumes stay
+	$(DEMO) --profile '*' down --remove-orphans
+
+logs: ## what the containers say, one JSON line an event
+	@$(COMPOSE) logs --no-log-prefix --follow --tail 100
 
 ci: ## everything that must hold
 	@bash .ci/run

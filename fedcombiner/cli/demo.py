@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -39,14 +39,16 @@ async def run(
     seed: int,
     out: Path,
     console: Console,
+    own_clients: bool = True,
 ) -> float:
     """Train, and return the accuracy of the model in `out` on held-out data. Raises DemoFailed.
 
-    Where the running `server` asks for tokens, `token` is an operator's: it is for the clients, too.
+    Where the running `server` asks for tokens, `token` is an operator's: it is for the clients, too. Without
+    `own_clients` those of the same names that run elsewhere are waited for.
     """
     async with (
         _stack(server) as address,
-        _clients(clients.Order.of(address, count, seed, trust, token)),
+        _clients(clients.Order.of(address, count, seed, trust, token)) if own_clients else nullcontext(),
         OperatorClient(address, trust=trust, token=token, patience=PATIENCE_S) as operator,
     ):
         await operator.wait_for_clients([clients.name(i) for i in range(count)], timeout=JOIN_S)

@@ -190,6 +190,10 @@ def demo(
     out: Annotated[Path, typer.Option(dir_okay=False, help="Where the final model goes.")] = Path(
         "out/model.npz"
     ),
+    own_clients: Annotated[
+        bool, typer.Option(help="Start the clients too; if not, they run elsewhere and are waited for.")
+    ] = True,
+    at_least: Annotated[float, typer.Option(min=0, max=1, help="Fail if the final accuracy is lower.")] = 0.0,
 ) -> None:
     """Train a small network on handwritten digits, with clients whose data never leaves them."""
     console = Console(soft_wrap=True)
@@ -206,6 +210,7 @@ def demo(
             seed=seed,
             out=out,
             console=console,
+            own_clients=own_clients,
         )
         accuracy = asyncio.run(work)
     except KeyboardInterrupt:
@@ -218,6 +223,8 @@ def demo(
         raise fail(str(error), JOB_FAILED) from None
     console.print(f"model: {out}", highlight=False)
     sys.stdout.write(f"final accuracy {accuracy:.3f}\n")
+    if accuracy < at_least:
+        raise fail(f"the accuracy is below {at_least:g}", JOB_FAILED)
 
 
 def _named_server(context: typer.Context) -> str | None:
