@@ -89,6 +89,9 @@ down: ## stop the containers; the volumes stay
 logs: ## what the containers say, one JSON line an event
 	@$(COMPOSE) logs --no-log-prefix --follow --tail 100
 
+e2e: $(STAMP) images ## the end-to-end suite against containers of its own
+	@$(BIN)/python -m pytest tests/e2e --stack=compose
+
 ci: ## everything that must hold
 	@bash .ci/run
 

@@ -1,0 +1,202 @@
+"""What the scenarios run against: a stack of which only addresses are known, and what can be done to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import httpx
+
+ROOT: Final = Path(__file__).parents[2]
+PROJECT: Final = "federated-combiner-e2e"
+LOGS: Final = ROOT / "out" / "e2e-logs"
+UP_S: Final = 300.0
+# Where `combiner serve` says it is; a narrow line may be broken.
+SAID: Final = re.compile(r"gRPC\s+(\S+)\s+·\s+discovery\s+(\S+)\s+·\s+metrics\s+(\S+)/metrics")
+
+
+class Stack(Protocol):
+    """Attributes:
+    address: HOST:PORT of gRPC; `discovery`: URL.
+    can: what a scenario may need: "logs", "metrics", "services".
+    """
+
+    name: str
+    address: str
+    discovery: str
+    can: frozenset[str]
+
+    def logs(self) -> list[dict[str, Any]]:
+        """Everything that our services have said, one JSON object a line."""
+
+    async def total(self, metric: str, **labels: str) -> float:
+        """The sum of a counter over all processes, now."""
+
+
+class Remote:
+    """Something that is already running."""
+
+    can: frozenset[str] = frozenset()
+
+    def __init__(self, host: str) -> None:
+        self.name = host
+        name, _, port = host.partition(":")
+        self.address = f"{name}:{port or 12080}"
+        self.discovery = f"http://{name}:8092"
+
+    def logs(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    async def total(self, metric: str, **labels: str) -> float:
+        raise NotImplementedError
+
+
+class Standalone:
+    """`combiner serve` as a process of its own."""
+
+    name = "standalone"
+    can = frozenset({"logs", "metrics"})
+
+    def __init__(self, log: Path, address: str, discovery: str, metrics: str) -> None:
+        self._log = log
+        self.address = address
+        self.discovery = discovery
+        self._metrics = metrics
+
+    def logs(self) -> list[dict[str, Any]]:
+        # Before its log begins, `combiner serve` tells a person where it is.
+        return parsed("\n".join(line for line in self._log.read_text().splitlines() if line[:1] == "{"))
+
+    async def total(self, metric: str, **labels: str) -> float:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return summed((await http.get(f"{self._metrics}/metrics")).text, metric, labels)
+
+
+@contextmanager
+def standalone() -> Iterator[Standalone]:
+    command = (sys.executable, "-c", "from fedcombiner.cli.main import main; main()", "serve")
+    ports = ("--port", "0", "--discovery-port", "0", "--metrics-port", "0")
+    with tempfile.TemporaryDirectory(prefix="fedcombiner-e2e-") as directory:
+        log = Path(directory) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen([*command, *ports, "--data", f"{directory}/data"], stderr=output)
+        try:
+            yield Standalone(log, *_addresses(process, log))
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _addresses(process: subprocess.Popen[bytes], log: Path) -> Sequence[str]:
+    deadline = time.monotonic() + UP_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := SAID.search(log.read_text()):
+            return found.groups()
+        time.sleep(0.02)
+    raise AssertionError(f"combiner serve did not say its addresses: {log.read_text()[-2000:]}")
+
+
+class Compose:
+    """The containers of deploy/docker-compose.yml, under a project of their own and on free ports."""
+
+    name = "compose"
+    can = frozenset({"logs", "metrics", "services"})
+
+    def __init__(self) -> None:
+        gateway, discovery, prometheus = (free_port() for _ in range(3))
+        self.address = f"localhost:{gateway}"
+        self.discovery = f"http://localhost:{discovery}"
+        self.prometheus = f"http://localhost:{prometheus}"
+        self._environment = os.environ | {
+            "ADVERTISE": self.address,
+            "GATEWAY_PORT": str(gateway),
+            "DISCOVERY_PORT": str(discovery),
+            "PROMETHEUS_PORT": str(prometheus),
+        }
+
+    def run(self, *words: str, quiet: bool = True) -> str:
+        """Of `docker compose`: what it printed. AssertionError with all it said when it fails."""
+        command = ["docker", "compose", "-p", PROJECT, "-f", str(ROOT / "deploy/docker-compose.yml"), *words]
+        done = subprocess.run(command, env=self._environment, capture_output=quiet, text=True)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+        return done.stdout or ""
+
+    async def do(self, *words: str) -> str:
+        return await asyncio.to_thread(self.run, *words)
+
+    def containers(self) -> list[dict[str, Any]]:
+        """What `docker compose ps` says of each."""
+        return [json.loads(line) for line in self.run("ps", "--all", "--format", "json").splitlines()]
+
+    def logs(self) -> list[dict[str, Any]]:
+        ours = ("combiner-1", "combiner-2", "modelstore-1", "modelstore-2", "discovery-mock")
+        return parsed(self.run("logs", "--no-log-prefix", "--no-color", *ours))
+
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        """The instant vector of a PromQL expression."""
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            answer = await http.get(f"{self.prometheus}/api/v1/query", params={"query": expression})
+        body = answer.json()
+        assert body["status"] == "success", f"{expression}: {body.get('error')}"
+        result: list[dict[str, Any]] = body["data"]["result"]
+        return result
+
+    async def total(self, metric: str, **labels: str) -> float:
+        # From the services and not by Prometheus, which knows them as they were some seconds ago.
+        page = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+        pages = [
+            await self.do("exec", "-T", service, "python", "-c", page)
+            for service in ("combiner-1", "combiner-2", "modelstore-1", "modelstore-2")
+        ]
+        return sum(summed(text, metric, labels) for text in pages)
+
+    def save_logs(self) -> None:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        for container in self.containers():
+            text = self.run("logs", "--no-log-prefix", "--no-color", container["Service"])
+            (LOGS / f"{container['Service']}.log").write_text(text)
+
+
+@contextmanager
+def compose() -> Iterator[Compose]:
+    """Up from nothing, and down to nothing."""
+    if shutil.which("docker") is None:
+        raise AssertionError("--stack=compose needs docker with its compose plugin")
+    stack = Compose()
+    stack.run("down", "--volumes", "--remove-orphans")
+    try:
+        stack.run("up", "--detach", "--no-build", "--wait", "--wait-timeout", f"{UP_S:.0f}")
+        yield stack
+    finally:
+        stack.save_logs()
+        stack.run("down", "--volumes", "--remove-orphans")
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    """The JSON lines. A line that is none is an error: logs are read by machines."""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def summed(exposition: str, metric: str, labels: Mapping[str, str]) -> float:
+    """Over all samples of `metric` that have these labels among theirs."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    lines = [line for line in exposition.splitlines() if re.match(rf"{metric}[{{ ]", line)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(word in line for word in wanted))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
