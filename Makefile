@@ -16,7 +16,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api lock bench images up demo-up down logs e2e clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics lock bench images up demo-up down token logs e2e clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ proto-check: proto ## the checked-in stubs are what proto/ says
 api: $(STAMP) ## write docs/api.md from the docstrings
 	$(BIN)/python -m tools.api_page
 
+metrics: $(STAMP) ## write docs/metrics.md from what the services answer, and the dashboards
+	@$(BIN)/python -m tools.metrics_page
+	@$(BIN)/python -m deploy.grafana.make_dashboards
+
 lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
@@ -85,6 +89,9 @@ demo-up: images ## the stack and ten clients in containers; fails if the model i
 
 down: ## stop the containers; the volumes stay
 	$(DEMO) --profile '*' down --remove-orphans
+
+token: ## print the operator's token: export COMBINER_TOKEN=$$(make -s token)
+	@$(COMPOSE) exec -T combiner-1 cat /secrets/operator-token
 
 logs: ## what the containers say, one JSON line an event
 	@$(COMPOSE) logs --no-log-prefix --follow --tail 100

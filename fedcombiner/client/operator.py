@@ -23,6 +23,7 @@ from fedcombiner.client.tokens import TokensCalls
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
 from fedcombiner.client.trust import Trust
 from fedcombiner.client.upkeep import UpkeepCalls
+from fedcombiner.servicekit.requests import REQUEST_ID
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
@@ -61,7 +62,9 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
     ) -> None:
         self.address = address
         self._patience = patience
-        self.link = Link(address, metadata=token_metadata(token), trust=trust)
+        self.link = Link(
+            address, metadata=(*token_metadata(token), (REQUEST_ID, uuid.uuid4().hex)), trust=trust
+        )
         self._control: ControlAsyncStub = fedn_pb2_grpc.ControlStub(self.link)
         self._jobs: JobsAsyncStub = combiner_pb2_grpc.JobsStub(self.link)
         self._sessions: SessionsAsyncStub = combiner_pb2_grpc.SessionsStub(self.link)

@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from fedcombiner.servicekit.requests import add_request_id
 from fedcombiner.servicekit.settings import LogFormat, LogLevel
 
 MAX_VALUE_CHARS: Final = 2000
@@ -29,6 +30,7 @@ def configure(log_format: LogFormat, level: LogLevel, service: str, stream: Text
 
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

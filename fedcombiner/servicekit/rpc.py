@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from fedcombiner.servicekit.binding import BindError, probe
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
+from fedcombiner.servicekit.requests import RequestIds
 from fedcombiner.servicekit.tls import ServerIdentity, server_credentials
 
 MIB: Final = 1 << 20
@@ -54,7 +55,7 @@ def build_server(
     `generic_only`): grpc.aio waits on one future for each method that is *registered* by name, and goes
     through all of them on every call.
     """
-    around = [RpcInterceptor(metrics, unavailable_on_bug), *interceptors]
+    around = [RequestIds(), RpcInterceptor(metrics, unavailable_on_bug), *interceptors]
     options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)]
     return ServerGroup([grpc.aio.server(interceptors=around, options=options) for _ in range(LINES)])
 

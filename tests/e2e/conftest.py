@@ -51,7 +51,7 @@ def containers(stack: Stack) -> Compose:
 
 @pytest.fixture
 async def operator(stack: Stack) -> AsyncIterator[OperatorClient]:
-    async with OperatorClient(stack.address, patience=60) as operator:
+    async with OperatorClient(stack.address, token=stack.token, patience=60) as operator:
         yield operator
 
 

@@ -30,12 +30,14 @@ SAID: Final = re.compile(r"gRPC\s+(\S+)\s+·\s+discovery\s+(\S+)\s+·\s+metrics\
 class Stack(Protocol):
     """Attributes:
     address: HOST:PORT of gRPC; `discovery`: URL.
+    token: the operator's, "" where none is asked for.
     can: what a scenario may need: "logs", "metrics", "services".
     """
 
     name: str
     address: str
     discovery: str
+    token: str
     can: frozenset[str]
 
     def logs(self) -> list[dict[str, Any]]:
@@ -55,6 +57,7 @@ class Remote:
         name, _, port = host.partition(":")
         self.address = f"{name}:{port or 12080}"
         self.discovery = f"http://{name}:8092"
+        self.token = os.environ.get("COMBINER_TOKEN", "")
 
     def logs(self) -> list[dict[str, Any]]:
         raise NotImplementedError
@@ -67,6 +70,7 @@ class Standalone:
     """`combiner serve` as a process of its own."""
 
     name = "standalone"
+    token = ""
     can = frozenset({"logs", "metrics"})
 
     def __init__(self, log: Path, address: str, discovery: str, metrics: str) -> None:
@@ -112,6 +116,7 @@ class Compose:
     """The containers of deploy/docker-compose.yml, under a project of their own and on free ports."""
 
     name = "compose"
+    token = ""
     can = frozenset({"logs", "metrics", "services"})
 
     def __init__(self) -> None:
@@ -126,12 +131,17 @@ class Compose:
             "PROMETHEUS_PORT": str(prometheus),
         }
 
-    def run(self, *words: str, quiet: bool = True) -> str:
+    def run(self, *words: str) -> str:
         """Of `docker compose`: what it printed. AssertionError with all it said when it fails."""
         command = ["docker", "compose", "-p", PROJECT, "-f", str(ROOT / "deploy/docker-compose.yml"), *words]
-        done = subprocess.run(command, env=self._environment, capture_output=quiet, text=True)
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
-        return done.stdout or ""
+        return done.stdout
+
+    def up(self) -> None:
+        """Returns when all containers are healthy."""
+        self.run("up", "--detach", "--no-build", "--wait", "--wait-timeout", f"{UP_S:.0f}")
+        self.token = self.run("exec", "-T", "combiner-1", "cat", "/secrets/operator-token").strip()
 
     async def do(self, *words: str) -> str:
         return await asyncio.to_thread(self.run, *words)
@@ -152,6 +162,12 @@ class Compose:
         assert body["status"] == "success", f"{expression}: {body.get('error')}"
         result: list[dict[str, Any]] = body["data"]["result"]
         return result
+
+    async def rules(self) -> list[dict[str, Any]]:
+        """The rules that Prometheus has loaded."""
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            body = (await http.get(f"{self.prometheus}/api/v1/rules")).json()
+        return [rule for group in body["data"]["groups"] for rule in group["rules"]]
 
     async def total(self, metric: str, **labels: str) -> float:
         # From the services and not by Prometheus, which knows them as they were some seconds ago.
@@ -177,7 +193,7 @@ def compose() -> Iterator[Compose]:
     stack = Compose()
     stack.run("down", "--volumes", "--remove-orphans")
     try:
-        stack.run("up", "--detach", "--no-build", "--wait", "--wait-timeout", f"{UP_S:.0f}")
+        stack.up()
         yield stack
     finally:
         stack.save_logs()

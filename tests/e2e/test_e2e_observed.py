@@ -36,6 +36,16 @@ async def test_every_line_of_the_log_is_json_and_tells_the_life_of_a_job(
     assert all({"timestamp", "level", "service", "event"} <= line.keys() for line in stack.logs())
 
 
+@pytest.mark.needs("logs")
+async def test_one_id_is_in_the_logs_of_both_services_that_a_command_calls(
+    stack: Stack, operator: OperatorClient
+) -> None:
+    model_id = await seed(operator, 1)
+    told = {line["event"]: line for line in stack.logs() if line.get("model_id") == model_id}
+    received, registered = told["model received"], told["model registered"]
+    assert received["request_id"] == registered["request_id"]
+
+
 @pytest.mark.needs("metrics")
 async def test_metrics_count_what_happened(stack: Stack, operator: OperatorClient) -> None:
     async def counted() -> list[float]:
@@ -60,7 +70,10 @@ async def test_a_model_goes_far_away_in_good_time(stack: Stack, tmp_path: Path) 
     file = tmp_path / "model"
     file.write_bytes(os.urandom(32 << 20))
     update = f"e2e-{uuid.uuid4()}"
-    async with slow_way(stack.address, delay=0.025) as address, OperatorClient(address) as operator:
+    async with (
+        slow_way(stack.address, delay=0.025) as address,
+        OperatorClient(address, token=stack.token) as operator,
+    ):
         began = time.monotonic()
         await upload(operator.link, update, file)
         sent = time.monotonic()

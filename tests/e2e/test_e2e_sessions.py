@@ -32,7 +32,9 @@ async def model_of(operator: OperatorClient, session: pb.Session, directory: Pat
 
 async def test_ten_clients_learn_the_digits_in_five_rounds(stack: Stack, tmp_path: Path) -> None:
     console, out = Console(quiet=True), tmp_path / "model.npz"
-    accuracy = await demo.run(stack.address, None, rounds=5, count=10, seed=1, out=out, console=console)
+    accuracy = await demo.run(
+        stack.address, None, token=stack.token, rounds=5, count=10, seed=1, out=out, console=console
+    )
     assert accuracy >= 0.9
 
 
@@ -153,6 +155,7 @@ async def test_a_session_is_cancelled_in_mid_round(stack: Stack, operator: Opera
         gate.set()
 
 
+@pytest.mark.timeout(400)
 async def test_a_large_model_goes_through(stack: Stack, operator: OperatorClient, tmp_path: Path) -> None:
     # As large as the issue of containers wants it there; the time of `make test` is short.
     size = (300 if stack.name == "compose" else 48) * MIB
@@ -163,7 +166,7 @@ async def test_a_large_model_goes_through(stack: Stack, operator: OperatorClient
     async with fleet(stack, 2, content=sent_as_is(file)) as clients:
         await clients.wait_connected(20)
         session = await start(operator, model.model_id, 2, rounds=1, validate=False)
-        done = await ended(operator, session, within=120)
+        done = await ended(operator, session, within=240)
         assert done.state == pb.SUCCEEDED, done.reason
         # Two equal updates: their mean is the update.
         mean = await model_of(operator, done, tmp_path)

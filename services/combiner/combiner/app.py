@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 
+from combiner.adapters.figures import RedisFigures
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
 from combiner.announce import Announcer
@@ -295,6 +296,7 @@ async def serve(
     app = CombinerApp(
         settings, replica_name(), *wrap(shared, store), metrics, health, supervisor, announcer=announcer
     )
+    supervisor.spawn("figures of Redis", RedisFigures(metrics, shared.info).run())
     server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES, interceptors=access.interceptors)
     keeper = TokenKeeper(tokens, access.tokens.refresh)
     servicers = {**services(app), "Tokens": TokensServicer(keeper, enforced=access.policy.enforced)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from combiner.adapters.connection import Connection
 from combiner.adapters.history import RedisHistory
 from combiner.adapters.journal import RedisJobs
@@ -56,6 +59,11 @@ class RedisState:
         self.history = RedisHistory(self._connection, block_s=log_block_s)
         self.settings = RedisSettings(self._connection)
         self.upkeep = RedisUpkeep(self._connection)
+
+    async def info(self) -> Mapping[str, Any]:
+        """What Redis says of itself: the fields of INFO."""
+        fields: Mapping[str, Any] = await self._connection.command("INFO")
+        return fields
 
     async def aclose(self) -> None:
         """Close all connections. Followers of the log have theirs closed by whoever runs them."""
