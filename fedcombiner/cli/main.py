@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedcombiner.cli import certs, events, resources, status, storage, tokens, upkeep
+from fedcombiner.cli import certs, events, export, resources, status, storage, tokens, upkeep
 from fedcombiner.cli import demo as training
 from fedcombiner.cli.output import (
     INTERRUPTED,
@@ -45,6 +45,8 @@ app.command()(status.status)
 app.command()(resources.clients)
 app.command()(events.events)
 app.command()(upkeep.gc)
+resources.models.command("prune")(upkeep.prune)
+resources.sessions.command("export")(export.export)
 
 
 def _version(wanted: bool) -> None:
@@ -121,6 +123,10 @@ def serve(
     Models are kept in the data directory, or where STORE and MINIO_... say (docs/storage.md). On any address
     but 127.0.0.1 an operator's token is needed: OPERATOR_TOKEN, or a file that has it (docs/access.md). What
     the discovery tells clients follows HELPER_..., PACKAGE and COMBINER_TTL (docs/discovery.md).
+
+    Examples:
+      combiner serve
+      combiner serve --host 0.0.0.0 --data /srv/combiner --advertise combiner.example.org:12080
     """
     try:
         from discovery_mock.settings import DiscoverySettings
@@ -195,7 +201,13 @@ def demo(
     ] = True,
     at_least: Annotated[float, typer.Option(min=0, max=1, help="Fail if the final accuracy is lower.")] = 0.0,
 ) -> None:
-    """Train a small network on handwritten digits, with clients whose data never leaves them."""
+    """Train a small network on handwritten digits, with clients whose data never leaves them.
+
+    Examples:
+      combiner demo
+      combiner demo --rounds 20 --clients 5 --out digits.npz
+      combiner demo --server localhost:12080
+    """
     console = Console(soft_wrap=True)
     server = server or _named_server(context)
     # What is made for now is here, in plaintext and open.

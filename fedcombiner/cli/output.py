@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from fedcombiner.cli.hints import next_step
 from fedcombiner.client.errors import ServerUnreachable, TlsFailed, is_final
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.client.trust import NO_TLS, ONLY_TLS, Trust
@@ -85,7 +86,8 @@ def call(
     except (ServerUnreachable, TlsFailed) as error:
         raise unreachable(error) from None
     except ServiceError as error:
-        raise fail(error.message, USAGE if is_final(error) else JOB_FAILED) from None
+        said = "\n  ".join(filter(None, (error.message, next_step(error))))
+        raise fail(said, USAGE if is_final(error) else JOB_FAILED) from None
     except OSError as error:  # of a local file; those of the network have become the above
         raise fail(f"{error.filename or 'file'}: {error.strerror or error}", USAGE) from None
     except KeyboardInterrupt:

@@ -26,9 +26,9 @@ from fedcombiner.cli.remote import remote
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 
-models = typer.Typer(help="Put, get and list models.", no_args_is_help=True)
+models = typer.Typer(help="Put, get, list and prune models.", no_args_is_help=True)
 sessions = typer.Typer(
-    help="Start, watch and cancel sessions: many rounds on one model.", no_args_is_help=True
+    help="Start, watch, cancel and export sessions: many rounds on one model.", no_args_is_help=True
 )
 jobs = typer.Typer(help="Look at, watch and cancel jobs: single rounds.", no_args_is_help=True)
 
@@ -39,7 +39,12 @@ Limit = Annotated[int, typer.Option(min=0, help="The newest N; 0: as many as the
 def clients(
     context: typer.Context, all: Annotated[bool, typer.Option(help="Also those that are away.")] = False
 ) -> None:
-    """Who is connected."""
+    """Who is connected.
+
+    Examples:
+      combiner clients
+      combiner clients --all --json | jq -r 'select(.active | not) | .client'
+    """
     found = call(context, lambda operator: operator.list_clients(all=all))
     columns = ("client", "active", "trainer", "validator", "seen_seconds_ago", "era")
     show_list(context, [rows.client(c) for c in found], columns, "No client is connected.")
@@ -52,7 +57,11 @@ def model_put(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="An .npz file.")],
     name: Annotated[str, typer.Option(help="A note for people.")] = "",
 ) -> None:
-    """Upload a model, for a session to start from."""
+    """Upload a model, for a session to start from.
+
+    Example:
+      combiner model put seed.npz --name 'first try'
+    """
     model = call(context, lambda operator: operator.put_model(file, name=name))
     show_one(context, rows.model(model))
 
@@ -64,7 +73,12 @@ def model_get(
     file: Annotated[Path, typer.Argument(dir_okay=False, help="Where to; appears whole or not at all.")],
     model_id: Annotated[str, typer.Argument(help="The newest global model if none is named.")] = "",
 ) -> None:
-    """Download a model."""
+    """Download a model: the newest global one, or the one that is named.
+
+    Examples:
+      combiner model get newest.npz
+      combiner model get old.npz 0b5c8d2e-1111-4222-8333-444455556666
+    """
     model = call(context, lambda operator: operator.get_model(model_id, file))
     show_one(context, rows.model(model))
 
@@ -72,7 +86,12 @@ def model_get(
 @models.command("list")
 @remote
 def model_list(context: typer.Context, session: str = "", limit: Limit = 0) -> None:
-    """List models, oldest first."""
+    """List models, oldest first, with the metrics of their validations.
+
+    Examples:
+      combiner model list --limit 5
+      combiner model list --session digits --json | jq .metrics
+    """
     found = call(context, lambda operator: operator.list_models(session_id=session, limit=limit))
     columns = ("model_id", "parent_model_id", "round_id", "size", "updates", "metrics", "created_at")
     show_list(context, [rows.model(m) for m in found], columns, "No model yet: `combiner model put FILE`.")
@@ -91,7 +110,12 @@ def session_start(
     ] = None,
     watch: Annotated[bool, typer.Option(help="Stay and watch it.")] = False,
 ) -> None:
-    """Start a session. It goes on when this terminal is closed."""
+    """Start a session. It goes on when this terminal is closed.
+
+    Examples:
+      combiner session start --rounds 10 --watch
+      combiner session start --session-id digits --model seed --set clients_required=3 --set round_timeout=60
+    """
     config: dict[str, object] = {"rounds": rounds}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
@@ -110,14 +134,22 @@ def session_start(
 @sessions.command("show")
 @remote
 def session_show(context: typer.Context, session_id: str) -> None:
-    """One session with its rounds."""
+    """One session with its rounds.
+
+    Example:
+      combiner session show digits
+    """
     show_one(context, rows.session(call(context, lambda operator: operator.get_session(session_id))))
 
 
 @sessions.command("list")
 @remote
 def session_list(context: typer.Context, limit: Limit = 0) -> None:
-    """List sessions, oldest first."""
+    """List sessions, oldest first.
+
+    Example:
+      combiner session list --limit 10
+    """
     found = call(context, lambda operator: operator.list_sessions(limit))
     columns = ("session_id", "state", "rounds_done", "rounds", "failed_rounds", "reason", "created_at")
     show_list(context, [rows.session(s) for s in found], columns, "No session yet: `combiner session start`.")
@@ -126,28 +158,47 @@ def session_list(context: typer.Context, limit: Limit = 0) -> None:
 @sessions.command("watch")
 @remote
 def session_watch(context: typer.Context, session_id: str) -> None:
-    """Follow a session to its end. Exit code 1 if it did not succeed."""
+    """Follow a session to its end. Exit code 1 if it did not succeed.
+
+    Examples:
+      combiner session watch digits
+      combiner session watch digits --json | jq .rounds_done
+    """
     _watch_session(context, session_id)
 
 
 @sessions.command("cancel")
 @remote
 def session_cancel(context: typer.Context, session_id: str) -> None:
-    """End a session and its job at once."""
+    """End a session and its job at once.
+
+    Example:
+      combiner session cancel digits
+    """
     show_one(context, rows.session(call(context, lambda operator: operator.cancel_session(session_id))))
 
 
 @jobs.command("show")
 @remote
 def job_show(context: typer.Context, job_id: str) -> None:
-    """One job: who was asked, who is in the aggregate, who was rejected and why."""
+    """One job: who was asked, who is in the aggregate, who was rejected and why.
+
+    Examples:
+      combiner job show 0b5c8d2e-1111-4222-8333-444455556666
+      combiner job show 0b5c8d2e-1111-4222-8333-444455556666 --json | jq '.rejected[]'
+    """
     show_one(context, _job_row(context, call(context, lambda operator: operator.get_job(job_id))))
 
 
 @jobs.command("list")
 @remote
 def job_list(context: typer.Context, session: str = "", limit: Limit = 0) -> None:
-    """List jobs, oldest first."""
+    """List jobs, oldest first.
+
+    Examples:
+      combiner job list --session digits
+      combiner job list --json | jq -r 'select(.state == "FAILED") | .reason'
+    """
     found = call(context, lambda operator: operator.list_jobs(session_id=session, limit=limit))
     columns = ("job_id", "kind", "state", "round_id", "model_id", "reason", "started_at")
     show_list(context, [rows.job(j) for j in found], columns, "No job yet.")
@@ -156,7 +207,11 @@ def job_list(context: typer.Context, session: str = "", limit: Limit = 0) -> Non
 @jobs.command("watch")
 @remote
 def job_watch(context: typer.Context, job_id: str) -> None:
-    """Follow a job to its end. Exit code 1 if it did not succeed."""
+    """Follow a job to its end. Exit code 1 if it did not succeed.
+
+    Example:
+      combiner job watch 0b5c8d2e-1111-4222-8333-444455556666
+    """
     as_json = options(context).as_json
 
     async def follow(operator: OperatorClient) -> pb.Job:
@@ -177,7 +232,11 @@ def job_watch(context: typer.Context, job_id: str) -> None:
 @jobs.command("cancel")
 @remote
 def job_cancel(context: typer.Context, job_id: str) -> None:
-    """End a job at once."""
+    """End a job at once.
+
+    Example:
+      combiner job cancel 0b5c8d2e-1111-4222-8333-444455556666
+    """
     show_one(context, _job_row(context, call(context, lambda operator: operator.cancel_job(job_id))))
 
 

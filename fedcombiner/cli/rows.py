@@ -78,6 +78,18 @@ def _round(record: pb.RoundResult) -> Row:
     }
 
 
+def exported_round(record: pb.RoundResult) -> Row:
+    """What an export says of a round beside its metrics."""
+    return {
+        "round_id": record.round_id,
+        "state": pb.State.Name(record.state),
+        "model_id": _none(record.model_id),
+        "accepted": record.accepted,
+        "started_at": _time(record.started_at),
+        "ended_at": _time(record.ended_at),
+    }
+
+
 def model(record: pb.Model) -> Row:
     return {
         "model_id": record.model_id,

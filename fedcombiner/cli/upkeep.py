@@ -11,7 +11,6 @@ import typer
 from fedcombiner.cli import rows
 from fedcombiner.cli.output import call, confirm, options, print_json, show_list
 from fedcombiner.cli.remote import remote
-from fedcombiner.cli.resources import models
 from fedcombiner.wire.pb.combiner.v1 import upkeep_pb2
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
@@ -39,7 +38,6 @@ def gc(context: typer.Context, dry_run: DryRun = False, yes: Yes = False) -> Non
     _done(context, gone)
 
 
-@models.command("prune")
 @remote
 def prune(
     context: typer.Context,

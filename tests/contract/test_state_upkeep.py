@@ -151,6 +151,16 @@ async def test_house_keeping_of_a_dead_replica_is_another_ones(bench: Bench, sta
     assert await state.upkeep.begin("dead", hold_ms=HOLD_MS, every_ms=EVERY_MS) > 0
 
 
+async def test_a_state_knows_since_when_it_is_kept(bench: Bench, state: RedisState) -> None:
+    before = await state.log.now_ms()
+    await state.settings.put({"n": "1"})
+    born = await state.upkeep.born_ms()
+    assert before <= born <= await state.log.now_ms()
+    assert await bench.state().upkeep.born_ms() == born
+    bench.raw.delete(bench.key("born"))  # as a state of before has it
+    assert await twice(state.upkeep.born_ms) >= born
+
+
 async def test_all_leases_can_be_looked_at(state: RedisState) -> None:
     lease = await claimed(state)
     _, views = await state.leases.renew("r1", [lease])

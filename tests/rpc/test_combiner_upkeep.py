@@ -23,7 +23,15 @@ from tests.rpc.combiner_kit import (
     training,
     until_job,
 )
-from tests.rpc.upkeep_kit import age, objects, put_made_model, put_object
+from tests.rpc.upkeep_kit import age, grow_old, objects, put_made_model, put_object
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.close()
 
 
 def named(removals: list[upkeep_pb2.Removal]) -> set[tuple[str, str]]:
@@ -47,6 +55,22 @@ async def test_objects_that_no_record_names_go_when_they_are_old(combiner: Repli
     assert await objects(combiner, "models") == {seed, "young"}
     assert await objects(combiner, "uploads") == {"waiting", seed}
     assert await combiner.operator.collect_garbage(dry_run=False) == []
+
+
+async def test_models_of_a_state_that_was_lost_are_not_taken_for_garbage(
+    server: Server, tmp_path: Path
+) -> None:
+    stack = Stack(server.url, "fc:", tmp_path)
+    combiner = await stack.combiner()
+    seed = await put_seed(combiner)
+    age(combiner, ObjectKey("models", seed), 30)
+    connection = combiner.state._connection
+    await connection.command("FLUSHALL")
+    assert await combiner.operator.collect_garbage(dry_run=False) == []
+    assert await objects(combiner, "models") == {seed}
+    session = await combiner.operator.start_session(model_id=seed)  # it can be used again by its id
+    assert session.seed_model_id == seed
+    await stack.close()
 
 
 @pytest.mark.parametrize("wanted", [False, True])
@@ -106,6 +130,7 @@ async def test_a_crash_while_pruning_leaves_no_record_without_its_object(combine
         await put_made_model(combiner, f"m{number}")
     assert await combiner.state.models.forget(["m0"]) == ["m0"]  # and here the process was killed
     assert {model.model_id for model in await combiner.operator.list_models()} == {"m1"}
+    await grow_old(combiner)
     age(combiner, ObjectKey("models", "m0"), 2)
     assert named(await combiner.operator.collect_garbage(dry_run=False)) == {("model", "m0")}
 
@@ -151,14 +176,6 @@ async def test_the_stack_keeps_house_by_itself(stack: Stack) -> None:
         return not await objects(one, "models")
 
     await eventually(clean, "the orphan to be gone")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
 
 
 async def test_the_status_of_a_stack_at_work(stack: Stack) -> None:

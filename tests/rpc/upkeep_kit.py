@@ -17,6 +17,8 @@ async def put_object(replica: Replica, kind: Kind, object_id: str, *, days_old: 
     async with replica.store.writer(key, max_bytes=len(content)) as writer:
         await writer.write(content)
         await writer.commit()
+    if days_old:
+        await grow_old(replica)
     age(replica, key, days_old)
     return key
 
@@ -45,6 +47,13 @@ async def put_made_model(replica: Replica, model_id: str, session_id: str = "s1"
     )
     await replica.state.models.register(made)
     return model_id
+
+
+async def grow_old(replica: Replica) -> None:
+    """As if the state had been kept for a year."""
+    connection = replica.state._connection
+    year_ago = await replica.state.log.now_ms() - 366 * 86_400_000
+    await connection.command("SET", connection.key("born"), year_ago)
 
 
 async def objects(replica: Replica, kind: Kind) -> set[str]:

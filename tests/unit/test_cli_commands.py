@@ -14,7 +14,14 @@ from fedcombiner.cli import demo
 from fedcombiner.cli.main import app
 from fedcombiner.cli.output import JOB_FAILED, UNREACHABLE, USAGE
 from fedcombiner.client.operator import OperatorClient
-from fedcombiner.servicekit.errors import InvalidArgument, NotFound, ServiceError
+from fedcombiner.servicekit.errors import (
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    ServiceError,
+    Unimplemented,
+)
 from fedcombiner.version import __version__
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 
@@ -104,16 +111,19 @@ def test_the_server_may_come_from_the_environment(free_address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "hint"),
     [
-        (NotFound("there is no job 'x'"), USAGE),
-        (InvalidArgument("rounds", "x", "1 or more"), USAGE),
-        (ServiceError("internal error"), JOB_FAILED),
-        (FileNotFoundError(2, "No such file or directory", "/no/where"), USAGE),
+        (NotFound("job_id: there is no job 'x'"), USAGE, "combiner job list"),
+        (InvalidArgument("rounds", "x", "1 or more"), USAGE, ""),
+        (PermissionDenied("no"), USAGE, "COMBINER_TOKEN"),
+        (Unimplemented("no"), USAGE, "same version"),
+        (ResourceExhausted("job"), JOB_FAILED, "combiner status"),
+        (ServiceError("internal error"), JOB_FAILED, "combiner status"),
+        (FileNotFoundError(2, "No such file or directory", "/no/where"), USAGE, ""),
     ],
 )
-def test_what_the_server_refuses_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result], error: Exception, code: int
+def test_what_the_server_refuses_is_one_sentence_and_what_to_do_next(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result], error: Exception, code: int, hint: str
 ) -> None:
     async def refuse(self: OperatorClient, job_id: str) -> pb.Job:
         raise error
@@ -122,7 +132,8 @@ def test_what_the_server_refuses_is_one_sentence(
     result = command("job", "show", "x")
     assert result.exit_code == code
     assert result.stderr.startswith("combiner: ")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.count("\n") == 1 + bool(hint)
+    assert hint in result.stderr
 
 
 @pytest.mark.parametrize("words", [["--json", "job", "show", "j1"], ["job", "show", "j1", "--json"]])

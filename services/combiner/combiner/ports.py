@@ -443,6 +443,9 @@ class Expired:
 class Upkeep(Protocol):
     """House-keeping: what of the shared state can go, and which replica sees to it."""
 
+    async def born_ms(self) -> int:
+        """Since when this state is kept. What is older it may have known and lost, with Redis's memory."""
+
     async def expired(self, most: int) -> Expired:
         """What `purge` would remove: at most so many of each kind."""
 

@@ -12,6 +12,9 @@ class RedisUpkeep:
     def __init__(self, connection: Connection) -> None:
         self._run = connection.run
 
+    async def born_ms(self) -> int:
+        return int(await self._run("born"))
+
     async def expired(self, most: int) -> Expired:
         return Expired(*await self._run("expired", most=most))
 

@@ -61,7 +61,11 @@ class Garbage:
     async def _orphans(
         self, page: Sequence[ObjectInfo], dry_run: bool
     ) -> AsyncIterator[tuple[ObjectInfo, str]]:
-        old = {info.key.id: info for info in page if self._age(info) >= ORPHAN_S}
+        """Only of those that were made under this state: what is older may be a model of one that was lost,
+        and nobody but a person can know.
+        """
+        born = datetime.fromtimestamp(await self._shared.upkeep.born_ms() / 1000, UTC)
+        old = {info.key.id: info for info in page if info.modified >= born and self._age(info) >= ORPHAN_S}
         if old:
             models = self._shared.models
             for model_id in await (models.unregistered(list(old)) if dry_run else models.condemn(list(old))):

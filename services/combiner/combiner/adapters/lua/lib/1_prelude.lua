@@ -5,15 +5,18 @@ local limits = cjson.decode(ARGV[1])
 local a = cjson.decode(ARGV[2])
 local call = redis.call
 
+local clock = call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
 local found_schema = tonumber(call('GET', P .. 'schema'))
 if not found_schema then
-  redis.pcall('SET', P .. 'schema', limits.schema)  -- not in a script that only reads; there is nothing to mark then
+  -- Not in a script that only reads; there is nothing to mark then.
+  redis.pcall('SET', P .. 'schema', limits.schema)
+  redis.pcall('SET', P .. 'born', NOW)
 elseif found_schema > limits.schema then
   return redis.error_reply('FCSCHEMA ' .. found_schema)
 end
 
-local clock = call('TIME')
-local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ENDED = {SUCCEEDED = true, FAILED = true, CANCELLED = true}
 local NAMES_IN_EVENT = 200  -- so that no entry of the log is long; more names are more entries
 local ARGUMENTS = 4000  -- Lua's stack holds less than 8,000
