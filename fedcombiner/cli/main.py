@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedcombiner.cli import certs, events, export, resources, status, storage, tokens, upkeep
+from fedcombiner.cli import backup, certs, events, export, resources, status, storage, tokens, upkeep
 from fedcombiner.cli import demo as training
 from fedcombiner.cli.output import (
     INTERRUPTED,
@@ -45,6 +45,8 @@ app.command()(status.status)
 app.command()(resources.clients)
 app.command()(events.events)
 app.command()(upkeep.gc)
+app.command()(backup.backup)
+app.command()(backup.restore)
 resources.models.command("prune")(upkeep.prune)
 resources.sessions.command("export")(export.export)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from fedcombiner.client.backup import BackupFile
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import events_pb2, tokens_pb2, upkeep_pb2
 
@@ -210,4 +211,26 @@ def _job_in_brief(record: upkeep_pb2.JobInBrief) -> Row:
         "rejected": record.rejected,
         "failed": record.failed,
         "deadline_at": _time(record.deadline_at),
+    }
+
+
+def backup(record: BackupFile, file: str) -> Row:
+    return {
+        "file": file,
+        "created_at": record.header.created_at,
+        "software": record.header.software,
+        "schema": record.header.schema,
+        "sessions": record.counts["session"],
+        "jobs": record.counts["job"],
+        "models": record.counts["model"],
+        "missing_models": list(record.end.missing_models),
+    }
+
+
+def restored(record: upkeep_pb2.RestoreReply) -> Row:
+    return {
+        "restored": dict(record.restored),
+        "known": dict(record.known),
+        "missing_models": list(record.missing_models),
+        "missing": record.missing,
     }

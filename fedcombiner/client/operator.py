@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from fedcombiner.client.arrays import write_arrays
+from fedcombiner.client.backup import BackupCalls
 from fedcombiner.client.calls import TIMEOUT
 from fedcombiner.client.events import EventsCalls
 from fedcombiner.client.link import Link, token_metadata
@@ -44,7 +45,7 @@ _ADOPT_TIMEOUT: Final = 600.0  # seconds; the server reads and copies the whole 
 _LOOK_AGAIN: Final = 0.2  # seconds
 
 
-class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls):
+class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls, BackupCalls):
     """Typed calls to one combiner. Leave it as a context manager, or `close` it.
 
     Everything raises `ServerUnreachable` when there is no answer for `patience` seconds (0: at the first

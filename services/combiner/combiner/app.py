@@ -37,6 +37,7 @@ from combiner.settings import CombinerSettings, replica_name
 from combiner.statuses import Statuses
 from combiner.streams import StreamHub
 from combiner.tuning import Tuning
+from combiner.upkeep.backup import Backups
 from combiner.upkeep.garbage import Garbage
 from combiner.upkeep.housekeeper import Housekeeper
 from combiner.upkeep.pruning import Pruning
@@ -154,6 +155,7 @@ class CombinerApp:
                 self._health,
                 self._garbage,
                 Pruning(shared, self.store),
+                Backups(shared, self.store),
             ),
         }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from combiner.domain.types import (
     ClientRecord,
@@ -42,6 +42,14 @@ class SchemaTooNew(Exception):
 
 class QueueFull(Exception):
     """So many jobs or sessions are queued that one more is refused."""
+
+
+class NotEmpty(Exception):
+    """There is something where a backup was to be restored."""
+
+
+class Unreadable(Exception):
+    """A record of a backup is not as this version knows it."""
 
 
 class Ended(Exception):
@@ -461,6 +469,35 @@ class Upkeep(Protocol):
         """Give it back; it is due again in `every_ms`."""
 
 
+class Archive(Protocol):
+    """The records worth keeping: settings, sessions, jobs, models. Not who is there, no events, no leases."""
+
+    schema: int
+    """The layout that records are of."""
+
+    def dump(self) -> AsyncIterator[Mapping[str, Any]]:
+        """Every record as JSON can hold it, with a `kind`: settings, newest, then sessions, jobs and models,
+        of each the oldest first.
+        """
+
+    async def begin(self, *, replace: bool) -> None:
+        """Make room for records: with `replace` everything that is there goes.
+
+        Raises:
+            NotEmpty: something is there, and is not to be replaced.
+            Conflict: jobs or sessions have not ended. Nothing is changed.
+        """
+
+    async def put(self, record: Mapping[str, Any]) -> bool:
+        """Put a session, job or model back; False if its id is there already.
+
+        Models first, then jobs, then sessions: what has not ended goes on at once. Raises Unreadable.
+        """
+
+    async def finish(self, *, committed: str, put: str) -> None:
+        """The newest models, and a `resync` event for everybody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """How far somebody has read what happened: the last entry of the log, and the last status message."""
@@ -508,6 +545,7 @@ class Shared(Protocol):
     history: History
     settings: Settings
     upkeep: Upkeep
+    archive: Archive
 
 
 def outcomes(job: Job) -> tuple[list[Outcome], list[Outcome]]:

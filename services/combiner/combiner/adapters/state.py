@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from combiner.adapters.archive import RedisArchive
 from combiner.adapters.connection import Connection
 from combiner.adapters.history import RedisHistory
 from combiner.adapters.journal import RedisJobs
@@ -17,7 +18,21 @@ from combiner.adapters.sessions import RedisSessions
 from combiner.adapters.settings import RedisSettings
 from combiner.adapters.tasks import LostReplies, RedisTasks
 from combiner.adapters.upkeep import RedisUpkeep
-from combiner.ports import History, Jobs, Leases, Log, Models, Roster, Sessions, Settings, Tasks, Upkeep
+from combiner.ports import (
+    Archive,
+    History,
+    Jobs,
+    Leases,
+    Log,
+    Models,
+    Roster,
+    Sessions,
+    Settings,
+    Tasks,
+    Upkeep,
+)
+
+DEFAULT_PREFIX = "fc:"
 from fedcombiner.servicekit.redislink import DEFAULT_PREFIX
 
 
@@ -38,6 +53,7 @@ class RedisState:
     history: History
     settings: Settings
     upkeep: Upkeep
+    archive: Archive
 
     def __init__(
         self,
@@ -59,6 +75,7 @@ class RedisState:
         self.history = RedisHistory(self._connection, block_s=log_block_s)
         self.settings = RedisSettings(self._connection)
         self.upkeep = RedisUpkeep(self._connection)
+        self.archive = RedisArchive(self._connection)
 
     async def info(self) -> Mapping[str, Any]:
         """What Redis says of itself: the fields of INFO."""

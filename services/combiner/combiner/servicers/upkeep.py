@@ -10,6 +10,7 @@ from combiner.domain.retention import Keep, UnknownMetric
 from combiner.ports import Shared, StateUnavailable, View
 from combiner.servicers import convert
 from combiner.servicers.common import Context, redis_away
+from combiner.upkeep.backup import Backups
 from combiner.upkeep.garbage import Garbage
 from combiner.upkeep.pruning import Pruning
 from combiner.upkeep.removal import Removal
@@ -21,12 +22,20 @@ from fedcombiner.wire.pb.combiner.v1 import upkeep_pb2 as pb
 
 REDIS: Final = "redis"  # the name of the back end
 _REPLICA: Final = "replica:"
+_MISSING_SHOWN: Final = 100
 _SHOWN: Final = 20  # of what runs or is queued; the others are counted
 
 
 class UpkeepServicer:
     def __init__(
-        self, name: str, replica: str, shared: Shared, health: Health, garbage: Garbage, pruning: Pruning
+        self,
+        name: str,
+        replica: str,
+        shared: Shared,
+        health: Health,
+        garbage: Garbage,
+        pruning: Pruning,
+        backups: Backups,
     ) -> None:
         self._name = name
         self._replica = replica
@@ -34,6 +43,7 @@ class UpkeepServicer:
         self._health = health
         self._garbage = garbage
         self._pruning = pruning
+        self._backups = backups
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StackStatus:
         status = pb.StackStatus(
@@ -118,6 +128,34 @@ class UpkeepServicer:
             raise InvalidArgument("keep_best", error.metric, allowed) from error
         except StateUnavailable as error:
             raise redis_away(error) from error
+
+    async def Backup(self, request: pb.BackupRequest, context: Context) -> AsyncIterator[pb.BackupData]:
+        try:
+            async for portion in self._backups.make():
+                yield pb.BackupData(data=portion)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+
+    async def Restore(
+        self, request_iterator: AsyncIterator[pb.RestoreRequest], context: Context
+    ) -> pb.RestoreReply:
+        first = await anext(request_iterator, pb.RestoreRequest())
+
+        async def data() -> AsyncIterator[bytes]:
+            yield first.data
+            async for request in request_iterator:
+                yield request.data
+
+        try:
+            restored = await self._backups.restore(data(), replace=first.replace)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        return pb.RestoreReply(
+            restored=restored.restored,
+            known=restored.known,
+            missing_models=restored.missing_models[:_MISSING_SHOWN],
+            missing=len(restored.missing_models),
+        )
 
     async def _check_session(self, session_id: str) -> None:
         """By its models: they may outlive it, and FEDn's controller has sessions of its own."""

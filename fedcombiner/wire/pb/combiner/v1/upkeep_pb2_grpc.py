@@ -49,6 +49,16 @@ class UpkeepStub:
                 request_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.PruneRequest.SerializeToString,
                 response_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.Removal.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/combiner.v1.Upkeep/Backup',
+                request_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.BackupRequest.SerializeToString,
+                response_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.BackupData.FromString,
+                _registered_method=True)
+        self.Restore = channel.stream_unary(
+                '/combiner.v1.Upkeep/Restore',
+                request_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.RestoreReply.FromString,
+                _registered_method=True)
 
 
 class UpkeepServicer:
@@ -75,6 +85,21 @@ class UpkeepServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """The records of the shared state as a file, in portions (fedcombiner/wire/backup.py). Models themselves are in the
+        object store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request_iterator, context):
+        """Put them back: the header, then the lines of models, jobs, sessions, settings and the newest models, in this order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpkeepServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +117,16 @@ def add_UpkeepServicer_to_server(servicer, server):
                     servicer.Prune,
                     request_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.PruneRequest.FromString,
                     response_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.Removal.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.BackupRequest.FromString,
+                    response_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.BackupData.SerializeToString,
+            ),
+            'Restore': grpc.stream_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.RestoreRequest.FromString,
+                    response_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.RestoreReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +210,60 @@ class Upkeep:
             '/combiner.v1.Upkeep/Prune',
             fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.PruneRequest.SerializeToString,
             fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.Removal.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/combiner.v1.Upkeep/Backup',
+            fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.BackupRequest.SerializeToString,
+            fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.BackupData.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/combiner.v1.Upkeep/Restore',
+            fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.RestoreRequest.SerializeToString,
+            fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_upkeep__pb2.RestoreReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,12 @@ class UpkeepStub:
     """Remove what nothing needs any more (docs/house-keeping.md), or with `dry_run` only name it."""
     Prune: _grpc.UnaryStreamMultiCallable[_upkeep_pb2.PruneRequest, _upkeep_pb2.Removal]
     """Remove models that are not to be kept, or with `dry_run` only name them. Never a model in use."""
+    Backup: _grpc.UnaryStreamMultiCallable[_upkeep_pb2.BackupRequest, _upkeep_pb2.BackupData]
+    """The records of the shared state as a file, in portions (fedcombiner/wire/backup.py). Models themselves are in the
+    object store.
+    """
+    Restore: _grpc.StreamUnaryMultiCallable[_upkeep_pb2.RestoreRequest, _upkeep_pb2.RestoreReply]
+    """Put them back: the header, then the lines of models, jobs, sessions, settings and the newest models, in this order."""
 
 @_typing.type_check_only
 class UpkeepAsyncStub(UpkeepStub):
@@ -47,6 +53,12 @@ class UpkeepAsyncStub(UpkeepStub):
     """Remove what nothing needs any more (docs/house-keeping.md), or with `dry_run` only name it."""
     Prune: _aio.UnaryStreamMultiCallable[_upkeep_pb2.PruneRequest, _upkeep_pb2.Removal]  # type: ignore[assignment]
     """Remove models that are not to be kept, or with `dry_run` only name them. Never a model in use."""
+    Backup: _aio.UnaryStreamMultiCallable[_upkeep_pb2.BackupRequest, _upkeep_pb2.BackupData]  # type: ignore[assignment]
+    """The records of the shared state as a file, in portions (fedcombiner/wire/backup.py). Models themselves are in the
+    object store.
+    """
+    Restore: _aio.StreamUnaryMultiCallable[_upkeep_pb2.RestoreRequest, _upkeep_pb2.RestoreReply]  # type: ignore[assignment]
+    """Put them back: the header, then the lines of models, jobs, sessions, settings and the newest models, in this order."""
 
 class UpkeepServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +84,23 @@ class UpkeepServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_upkeep_pb2.Removal], _abc.AsyncIterator[_upkeep_pb2.Removal]]:
         """Remove models that are not to be kept, or with `dry_run` only name them. Never a model in use."""
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _upkeep_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_upkeep_pb2.BackupData], _abc.AsyncIterator[_upkeep_pb2.BackupData]]:
+        """The records of the shared state as a file, in portions (fedcombiner/wire/backup.py). Models themselves are in the
+        object store.
+        """
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request_iterator: _MaybeAsyncIterator[_upkeep_pb2.RestoreRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_upkeep_pb2.RestoreReply, _abc.Awaitable[_upkeep_pb2.RestoreReply]]:
+        """Put them back: the header, then the lines of models, jobs, sessions, settings and the newest models, in this order."""
 
 def add_UpkeepServicer_to_server(servicer: UpkeepServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

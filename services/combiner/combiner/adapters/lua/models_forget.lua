@@ -5,6 +5,7 @@ for _, id in ipairs(a.ids) do
   if call('EXISTS', P .. 'model:' .. id) == 1 then
     if not used[id] then
       model_forget(id)
+      model_condemn(id)
       gone[#gone + 1] = id
     end
   elseif call('EXISTS', P .. 'condemned:' .. id) == 1 then

@@ -50,11 +50,9 @@ local function models_in_use()
   return used
 end
 
--- The record goes; whoever removes it removes the object next.
 local function model_forget(id)
   local session_id = cjson.decode(call('HGET', P .. 'model:' .. id, 'doc')).session_id
   call('UNLINK', P .. 'model:' .. id, P .. 'model-clients:' .. id)
   call('ZREM', P .. 'all:model', id)
   call('ZREM', P .. 'session-models:' .. session_id, id)
-  model_condemn(id)
 end

@@ -19,13 +19,15 @@ local function sessions_expired(most)
   return found
 end
 
+local function session_forget(id)
+  call('UNLINK', session_key(id), P .. 'session-jobs:' .. id, P .. 'session-models:' .. id)
+  call('ZREM', P .. 'all:session', id)
+  call('ZREM', P .. 'ended:session', id)
+end
+
 local function sessions_purge(most)
   local expired = sessions_expired(most)
-  for _, id in ipairs(expired) do
-    call('UNLINK', session_key(id), P .. 'session-jobs:' .. id, P .. 'session-models:' .. id)
-    call('ZREM', P .. 'all:session', id)
-    call('ZREM', P .. 'ended:session', id)
-  end
+  for _, id in ipairs(expired) do session_forget(id) end
   return expired
 end
 

@@ -1,0 +1,9 @@
+local key = P .. 'model:' .. a.model_id
+if call('EXISTS', key) == 1 then return 0 end
+local refused = model_refused(a.model_id)
+if refused then return refused end
+archive_hash(key, a.fields)
+if a.client_metrics then call('SET', P .. 'model-clients:' .. a.model_id, a.client_metrics) end
+archive_index('model', a.model_id, a.seq)
+if a.session_id ~= '' then call('ZADD', P .. 'session-models:' .. a.session_id, a.seq, a.model_id) end
+return 1
