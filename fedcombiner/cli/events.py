@@ -30,9 +30,12 @@ def events(
     last: Annotated[int, typer.Option(min=0, max=1000, help="Begin with the last N.")] = 20,
     session: Annotated[str, typer.Option(help="Only of this session and its jobs.")] = "",
     job: Annotated[str, typer.Option(help="Only of this job.")] = "",
-    client: Annotated[str, typer.Option(help="Only of this client, and what it says.")] = "",
+    client: Annotated[str, typer.Option(help="Only of this client, and everything that it says.")] = "",
+    messages: Annotated[
+        bool, typer.Option("--messages", help="Everything that clients say, not only warnings.")
+    ] = False,
 ) -> None:
-    """What happened lately: jobs, sessions, updates, clients that come and go, and what clients say.
+    """What happened lately: jobs, sessions, updates, clients that come and go, and their warnings.
 
     Examples:
       combiner events --follow
@@ -42,12 +45,16 @@ def events(
     show: Callable[[events_pb2.Event], None] = _print_row if options(context).as_json else _print_line
 
     async def read(operator: OperatorClient) -> None:
-        about = {"session_id": session, "job_id": job, "client": client}
         if not follow:
-            for event in await operator.recent_events(last, **about):
+            for event in await operator.recent_events(
+                last, session_id=session, job_id=job, client=client, messages=messages
+            ):
                 show(event)
             return
-        async with aclosing(operator.watch_events(last, **about)) as news:
+        following = operator.watch_events(
+            last, session_id=session, job_id=job, client=client, messages=messages
+        )
+        async with aclosing(following) as news:
             async for event in news:
                 show(event)
 

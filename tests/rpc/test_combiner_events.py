@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import pytest
 from combiner.servicers import events as servicer
@@ -85,6 +86,26 @@ async def test_what_a_client_says_and_does_can_be_looked_at_alone(combiner: Repl
     assert {event.what for event in events} == {"joined", "failed", "status", "left"}
     [status] = [event for event in events if event.what == "status"]
     assert (status.text, status.reason) == ("Client c1 failed to complete model update.", "WARNING")
+
+
+async def test_what_clients_say_below_a_warning_is_told_when_asked_for(combiner: Replica) -> None:
+    client = combiner.client("c1")
+    for level in (fedn_pb2.INFO, fedn_pb2.AUDIT, fedn_pb2.WARNING):
+        status = fedn_pb2.Status(
+            sender=client.messages.heartbeat.sender, status=fedn_pb2.LogLevel.Name(level), log_level=level
+        )
+        await client.link.connector.SendStatus(status, timeout=DEADLINE)
+
+    async def said(**about: Any) -> list[str]:
+        events = await combiner.operator.recent_events(10, **about)
+        return [event.text for event in events if event.what == "status"]
+
+    async def all_there() -> bool:
+        return len(await said(client="c1")) == 3
+
+    await eventually(all_there, "all three")
+    assert await said(messages=True) == ["INFO", "AUDIT", "WARNING"]
+    assert await said() == ["WARNING"]
 
 
 async def test_a_watcher_goes_on_at_another_replica_and_misses_nothing(stack: Stack) -> None:

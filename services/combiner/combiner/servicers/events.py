@@ -17,6 +17,8 @@ MOST_RECENT: Final = 1000
 # Each holds a connection to Redis; one more is refused.
 MOST_WATCHERS: Final = 50
 _CURSOR: Final = re.compile(r"(\d{1,20}-\d{1,20})/(\d{1,20}-\d{1,20})")
+# Levels of status messages. Each client says half a dozen others a round, which would bury what happens.
+_TROUBLE: Final = frozenset({"WARNING", "ERROR"})
 # How the replicas wake each other: nothing that happened.
 _INTERNAL: Final = frozenset({"tasks", "client"})
 
@@ -63,6 +65,8 @@ class EventsServicer:
 def _matches(event: Event, request: pb.WatchEventsRequest) -> bool:
     if event.what == "resync":
         return True
+    if event.what == "status" and not (request.messages or request.client or event.reason in _TROUBLE):
+        return False
     return (
         event.what not in _INTERNAL
         and request.session_id in ("", event.session_id)

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fedcombiner/wire/pb/combiner/v1/events.proto\x12\x0b\x63ombiner.v1\x1a.fedcombiner/wire/pb/combiner/v1/combiner.proto\"x\n\x12WatchEventsRequest\x12\x0e\n\x06recent\x18\x01 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\"\x9d\x02\n\x05\x45vent\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x10\n\x08round_id\x18\x04 \x01(\t\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.combiner.v1.Kind\x12!\n\x05state\x18\x06 \x01(\x0e\x32\x12.combiner.v1.State\x12\x0f\n\x07\x63lients\x18\x07 \x03(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0c\n\x04text\x18\t \x01(\t\x12\n\n\x02\x61t\x18\n \x01(\x01\x12\r\n\x05\x61sked\x18\x0b \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x0c \x01(\r\x12\x10\n\x08rejected\x18\r \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\r\x12\x0e\n\x06\x63ursor\x18\x0f \x01(\t2H\n\x06\x45vents\x12>\n\x05Watch\x12\x1f.combiner.v1.WatchEventsRequest\x1a\x12.combiner.v1.Event0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fedcombiner/wire/pb/combiner/v1/events.proto\x12\x0b\x63ombiner.v1\x1a.fedcombiner/wire/pb/combiner/v1/combiner.proto\"\x8a\x01\n\x12WatchEventsRequest\x12\x0e\n\x06recent\x18\x01 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\x12\x10\n\x08messages\x18\x07 \x01(\x08\"\x9d\x02\n\x05\x45vent\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x10\n\x08round_id\x18\x04 \x01(\t\x12\x1f\n\x04kind\x18\x05 \x01(\x0e\x32\x11.combiner.v1.Kind\x12!\n\x05state\x18\x06 \x01(\x0e\x32\x12.combiner.v1.State\x12\x0f\n\x07\x63lients\x18\x07 \x03(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0c\n\x04text\x18\t \x01(\t\x12\n\n\x02\x61t\x18\n \x01(\x01\x12\r\n\x05\x61sked\x18\x0b \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x0c \x01(\r\x12\x10\n\x08rejected\x18\r \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\r\x12\x0e\n\x06\x63ursor\x18\x0f \x01(\t2H\n\x06\x45vents\x12>\n\x05Watch\x12\x1f.combiner.v1.WatchEventsRequest\x1a\x12.combiner.v1.Event0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedcombiner.wire.pb.combiner.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=109
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=229
-  _globals['_EVENT']._serialized_start=232
-  _globals['_EVENT']._serialized_end=517
-  _globals['_EVENTS']._serialized_start=519
-  _globals['_EVENTS']._serialized_end=591
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=110
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=248
+  _globals['_EVENT']._serialized_start=251
+  _globals['_EVENT']._serialized_end=536
+  _globals['_EVENTS']._serialized_start=538
+  _globals['_EVENTS']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

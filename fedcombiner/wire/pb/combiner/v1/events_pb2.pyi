@@ -29,6 +29,7 @@ class WatchEventsRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     recent: _builtins.int
     """begin with the last n that match, at most 1000"""
     follow: _builtins.bool
@@ -40,7 +41,9 @@ class WatchEventsRequest(_message.Message):
     job_id: _builtins.str
     """only what is about this job"""
     client: _builtins.str
-    """only what is about this client, and what it says"""
+    """only what is about this client, and everything that it says"""
+    messages: _builtins.bool
+    """everything that clients say, not only warnings and errors"""
     def __init__(
         self,
         *,
@@ -50,10 +53,11 @@ class WatchEventsRequest(_message.Message):
         session_id: _builtins.str = ...,
         job_id: _builtins.str = ...,
         client: _builtins.str = ...,
+        messages: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "cursor", b"cursor", "follow", b"follow", "job_id", b"job_id", "recent", b"recent", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "cursor", b"cursor", "follow", b"follow", "job_id", b"job_id", "messages", b"messages", "recent", b"recent", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
