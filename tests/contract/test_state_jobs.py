@@ -51,7 +51,7 @@ async def test_a_full_queue_refuses_new_jobs_but_knows_the_old(bench: Bench) -> 
     state = bench.state(max_queued=2)
     for job_id in ("j1", "j2"):
         await state.jobs.submit(new_job(job_id))
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull, match="2 jobs are queued already"):
         await state.jobs.submit(new_job("j3"))
     assert (await state.jobs.submit(new_job("j2"))).job_id == "j2"
 
