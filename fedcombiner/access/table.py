@@ -90,8 +90,14 @@ _OWN: Final[Mapping[str, Mapping[str, Access]]] = {
     "Models": {"Put": CONTROLLERS, "List": CONTROLLERS, "Get": CONTROLLERS},
     "Clients": {"List": CONTROLLERS},
     "Events": {"Watch": CONTROLLERS},
-    # Removing what cannot come back is an operator's.
-    "Upkeep": {"Status": CONTROLLERS, "Collect": OPERATORS, "Prune": OPERATORS},
+    # Removing what cannot come back is an operator's, and so is the whole of the state.
+    "Upkeep": {
+        "Status": CONTROLLERS,
+        "Collect": OPERATORS,
+        "Prune": OPERATORS,
+        "Backup": OPERATORS,
+        "Restore": OPERATORS,
+    },
     "Tokens": {"Create": OPERATORS, "List": OPERATORS, "Revoke": OPERATORS},
 }
 

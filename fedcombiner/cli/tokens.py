@@ -81,7 +81,10 @@ def create(
 @app.command("list")
 @remote
 def list_(context: typer.Context) -> None:
-    """List tokens, oldest first: what is known of them, not the tokens."""
+    """List tokens, oldest first: what is known of them, not the tokens.
+
+    Example: combiner token list --json | jq 'select(.state == "good")'
+    """
     found = call(context, lambda operator: operator.list_tokens())
     columns = ("token_id", "role", "name", "clients", "state", "created_at", "expires_at")
     empty = "No token yet but the operator's first: `combiner token create --role ROLE`."

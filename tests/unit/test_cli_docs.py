@@ -71,7 +71,8 @@ def test_help_has_an_example_that_could_be_typed(name: str) -> None:
     head, _, examples = (command.help or "").partition("Example")
     assert head.strip(), f"`{name}` needs a docstring"
     assert f"{name}" in examples, f"the docstring of `{name}` needs an example of it"
-    used = {option for line in examples.splitlines() for option in re.findall(r"(?<!\S)(--[a-z-]+)", line)}
+    typed = [part for part in re.split(r"\n|&&|\||\$\(", examples) if name in part]
+    used = {option for part in typed for option in re.findall(r"(?<!\S)(--[a-z-]+)", part)}
     known = {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }

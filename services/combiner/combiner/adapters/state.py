@@ -31,8 +31,6 @@ from combiner.ports import (
     Tasks,
     Upkeep,
 )
-
-DEFAULT_PREFIX = "fc:"
 from fedcombiner.servicekit.redislink import DEFAULT_PREFIX
 
 
