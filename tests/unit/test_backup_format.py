@@ -93,7 +93,11 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, keep: float) -> None:
         read_backup(path)
 
 
-@pytest.mark.parametrize("content", [b"hello", json.dumps({"a": 1}).encode(), gzip.compress(b"hello\n")])
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", json.dumps({"a": 1}).encode(), gzip.compress(b"hello\n")],
+    ids=["text", "json", "gzip"],
+)
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "state.gz"
     path.write_bytes(content)
