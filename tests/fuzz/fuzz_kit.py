@@ -35,7 +35,7 @@ def fuzz(strategy: st.SearchStrategy[T], check: Callable[[T], None], examples: i
     minutes = float(os.environ.get("FUZZ_MINUTES", "0"))
 
     @settings(
-        max_examples=500 if minutes else examples,
+        max_examples=examples,
         derandomize=not minutes,
         deadline=None,
         database=None,
