@@ -82,10 +82,11 @@ class JoinRefused(FailedPrecondition):
 def rpc_errors() -> Iterator[None]:
     """Raise the error that a failed call stands for.
 
-    A status CANCELLED, which the peer or a proxy sent, is an outage like others. grpc.aio may raise it as
-    CancelledError, as it does for a channel that was closed under the call; unless this task itself is being
-    cancelled, that is an outage, too. A server that refuses a client says UNAVAILABLE for the sake of FEDn's
-    clients, and in a trailer what it means.
+    A status CANCELLED, which the peer or a proxy sent, is an outage like others, and so is UNKNOWN: gRPC
+    makes it of a stream that ended without a status, as behind a proxy whose server died. grpc.aio may raise
+    the first as CancelledError, as it does for a channel that was closed under the call; unless this task
+    itself is being cancelled, that is an outage, too. A server that refuses a client says UNAVAILABLE for the
+    sake of FEDn's clients, and in a trailer what it means.
     """
     try:
         yield
@@ -102,8 +103,8 @@ def _meant(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
     for key, value in error.trailing_metadata():
         if key == MEANT_TRAILER and value in grpc.StatusCode.__members__:
             return grpc.StatusCode[str(value)]
-    cancelled = error.code() == grpc.StatusCode.CANCELLED
-    return grpc.StatusCode.UNAVAILABLE if cancelled else error.code()
+    broken = error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+    return grpc.StatusCode.UNAVAILABLE if broken else error.code()
 
 
 def is_final(error: ServiceError) -> bool:

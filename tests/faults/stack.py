@@ -1,7 +1,7 @@
 """The whole stack as real processes, with a wire that can be cut in front of every port.
 
-    clients ─▶ HAProxy ─┬─ wire ─▶ combiner-1, combiner-2 ─┬─ wire ─▶ Redis
-                        └─ wire ─▶ modelstore ─────────────┴─ wire ─▶ MinIO
+    clients ─ wire ─▶ HAProxy ─┬─ wire ─▶ combiner-1, combiner-2 ─┬─ wire ─▶ Redis
+                               └─ wire ─▶ modelstore-1 ───────────┴─ wire ─▶ MinIO
 
 Where there is no MinIO, models are in a directory.
 """
@@ -57,6 +57,7 @@ class Stack:
     Attributes:
         programs: by name; `store` only where MinIO is.
         wires: of each program, what it hears and speaks through.
+        gateway: where clients and operators connect.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class Stack:
         self.programs: dict[str, Program] = {}
         self.wires: dict[str, list[Wire]] = {}
         self._stack = AsyncExitStack()
-        self.gateway = free_address()
+        self.gateway = ""
         self._redis = free_address()
         self._minio = free_address() if minio_binary() else ""
 
@@ -97,7 +98,8 @@ class Stack:
         await self._start_all()
         if self._minio:
             await asyncio.to_thread(self._set_up_store)
-        gateway: dict[str, str] = {"GATEWAY_BIND": self.gateway, "GATEWAY_METRICS_BIND": free_address()}
+        bind, operations = free_address(), free_address()
+        gateway = {"GATEWAY_BIND": bind, "GATEWAY_METRICS_BIND": operations}
         for name in COMBINERS:
             gateway |= await self._add_service(name, "combiner")
         gateway |= await self._add_service("modelstore-1", "modelstore")
@@ -107,10 +109,11 @@ class Stack:
                 "gateway",
                 [haproxy_binary(), "-db", "-f", str(GATEWAY_CONFIG)],
                 self.directory,
-                f"http://{gateway['GATEWAY_METRICS_BIND']}/healthz",
+                f"http://{operations}/healthz",
                 gateway,
             )
         )
+        self.gateway = await self._wire(bind, "gateway")
         await self._start_all()
 
     def _add(self, program: Program) -> None:

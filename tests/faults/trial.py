@@ -47,13 +47,15 @@ class Outcome:
         seconds: from the first fault to the end of the session.
         takeover: seconds from a fault of the job's owner until another replica owned it; None: it needed not.
         errors: SendModelUpdate calls that ended with an error at a client.
-        updates: how many are in the aggregate.
+        updates, lost, doubled: of the clients' updates, by what the aggregate shows.
     """
 
     seconds: float
     takeover: float | None
     errors: int
-    updates: int
+    updates: int = CLIENTS
+    lost: int = 0
+    doubled: int = 0
 
 
 class Trial:
@@ -61,14 +63,13 @@ class Trial:
 
     def __init__(self) -> None:
         self.stack = Stack()
-        self.fleet = Fleet(self.stack.gateway)
-        self.operator = OperatorClient(self.stack.gateway, patience=SESSION_S)
         self._seed = ""
         self._undisturbed = ""  # sha256 of the aggregate
 
     async def __aenter__(self) -> Self:
         await self.stack.__aenter__()
-        await self.fleet.__aenter__()
+        self.fleet = await Fleet(self.stack.gateway).__aenter__()
+        self.operator = OperatorClient(self.stack.gateway, patience=SESSION_S)
         try:
             self._seed = (await self.operator.put_model(seed_model())).model_id
             await self.run(())
@@ -111,7 +112,7 @@ class Trial:
             self.stack.conductor.arm_next(None)
             await asyncio.gather(*(one.recovered for one in struck))
         await self._verify(session)
-        return Outcome(seconds, takeover, self.fleet.errors - errors, CLIENTS)
+        return Outcome(seconds, takeover, self.fleet.errors - errors)
 
     async def _session(self) -> pb.Session:
         try:
@@ -126,6 +127,8 @@ class Trial:
         reached = asyncio.ensure_future(self.stack.conductor.reached())
         try:
             await asyncio.wait({reached, running}, timeout=REACH_S, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
             assert reached.done(), f"nobody came to this step: {point}"
             return reached.result()
         finally:
@@ -136,8 +139,9 @@ class Trial:
     async def check_confirmed(self) -> None:
         """What a client was told to be received is in the journal, now and not a little later."""
         await self.fleet.round_trip()
+        confirmed = self.fleet.confirmed()
         recorded = await self._recorded()
-        for task, update in self.fleet.confirmed().items():
+        for task, update in confirmed.items():
             assert recorded.get(task, update) == update, f"confirmed and not recorded: {update}"
 
     async def _recorded(self) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
 from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
+from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Stopped, Supervisor
 from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.rpc import RpcServer, bind, build_server
 from fedcombiner.wire.pb import fedn_pb2
@@ -106,11 +106,12 @@ class Replica:
         self.store = store
         self._transfers = TransferLimits(max_bytes=settings.max_model_bytes)
         self._gate = gate
-        self._stop = Stop()
-        self._lifecycle = Lifecycle(self._stop)
+        self.stopping = Stop()
+        self.expects_failure = False
+        self._lifecycle = Lifecycle(self.stopping)
         self.metrics = Metrics()
         self.health = Health(self.metrics)
-        self.supervisor = Supervisor(self._stop)
+        self.supervisor = Supervisor(self.stopping)
         self.app = CombinerApp(
             settings, replica_name(), gate(state), store, self.metrics, self.health, self.supervisor, windows
         )
@@ -129,7 +130,11 @@ class Replica:
         await self._lifecycle.start("health", self.health)
         await self._lifecycle.start("combiner", self.app)
         await self._lifecycle.start("background tasks", self.supervisor)
-        await self.health.backends.first_contact()
+        try:
+            await self.stopping.guard(self.health.backends.first_contact())
+        except Stopped:
+            await self._lifecycle.__aexit__(None, None, None)
+            raise
         await self._lifecycle.start("rpc", RpcServer(self._server, grace=0.5))
         self._lifecycle.on_stop("drain", self.app.drain)
         self.operator = OperatorClient(self.address, patience=DEADLINE)
@@ -144,7 +149,7 @@ class Replica:
         """In order, as on SIGTERM."""
         if await self._leave():
             await self._lifecycle.__aexit__(None, None, None)
-            assert not self._stop.failed, self._stop.reason
+            assert self.stopping.failed == self.expects_failure, self.stopping.reason
 
     async def kill(self) -> None:
         """As SIGKILL would: nothing is given back, nobody is told."""

@@ -189,6 +189,18 @@ def test_an_update_of_a_client_that_was_given_up_counts():
     assert isinstance(p.decide(1.0), Wait)
 
 
+def test_a_client_that_is_asked_again_is_waited_for_again():
+    p = policy(2, clients_required=2)
+    p.failed("c0")
+    p.asked_again("c0")
+    assert p.waiting_for() == ["c0", "c1"]
+    p.asked_again("c1")
+    assert p.decide(2.0) == Wait(DEADLINE)
+    accept(p, 0, 1)
+    p.asked_again("c0")
+    assert p.decide(3.0) == Close(Why.GOAL)
+
+
 def test_steps_told_twice_or_too_late_change_nothing():
     p = policy(4, clients_required=2)
     accept(p, 0)

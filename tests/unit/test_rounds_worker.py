@@ -10,6 +10,7 @@ from typing import Any
 from combiner.domain.leases import OutageGuard
 from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, StateUnavailable
 from combiner.rounds.feed import Feed
+from combiner.rounds.trouble import Trouble
 from combiner.rounds.worker import Worker
 
 DEADLINE = 20.0
@@ -115,6 +116,7 @@ class Bench:
             self.feed,
             {"job": self._run, "session": self._run},
             self.guard,
+            Trouble(self.clock),
             lease_window=WINDOW,
             monotonic=self.clock,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import structlog
 
@@ -21,10 +20,11 @@ from combiner.inbox import Inbox
 from combiner.metrics import CombinerMetrics
 from combiner.ports import Event, Shared, StateUnavailable
 from combiner.rounds.clock import SharedClock
-from combiner.rounds.feed import Feed
+from combiner.rounds.feed import RESYNC, Feed
 from combiner.rounds.folding import Workshop
 from combiner.rounds.jobs import JobRunner, Tools
 from combiner.rounds.sessions import SessionRunner
+from combiner.rounds.trouble import Trouble
 from combiner.rounds.worker import Worker
 from combiner.servicers.connector import ConnectorServicer
 from combiner.servicers.control import ControlServicer, ReducerServicer
@@ -48,6 +48,7 @@ from fedcombiner.access.setup import AccessControl
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
+from fedcombiner.servicekit.backoff import retry
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
@@ -102,6 +103,7 @@ class CombinerApp:
         self._announcer = announcer
         meter = self.meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
+        self._trouble = Trouble()
         self.feed = Feed(shared.log)
         self.hub = StreamHub(replica, shared, self.feed)
         self.beats = Beats(shared.roster)
@@ -116,13 +118,16 @@ class CombinerApp:
         self.tuning = Tuning(shared.settings, settings.max_clients)
         self.catalog = Catalog(shared.models, store, settings.max_model_bytes)
         self._workshop = Workshop(self._scratch.directory, settings.fold_slots)
-        tools = Tools(shared, store, self.feed, SharedClock(shared.log), self._workshop, guard, meter)
+        tools = Tools(
+            shared, store, self.feed, SharedClock(shared.log), self._workshop, guard, self._trouble, meter
+        )
         self._worker = Worker(
             replica,
             shared,
             self.feed,
             {"job": JobRunner(tools), "session": SessionRunner(shared, self.feed)},
             guard,
+            self._trouble,
             lease_window=windows.lease,
         )
         self.feed.listen(self._on_event)
@@ -192,10 +197,9 @@ class CombinerApp:
         spawn("streams", self.hub.run())
         spawn("heartbeats", self.beats.run())
         spawn("statuses", self.statuses.run())
-        spawn("probe Redis", keep_probing(self._redis, self.shared.log.now_ms, away=StateUnavailable))
-        spawn(
-            "probe the store", keep_probing(self._objects, partial(check_store, self.store), away=STORE_AWAY)
-        )
+        # A step that looks at the schema: with state of a newer version this process is never ready.
+        spawn("probe Redis", keep_probing(self._redis, self.shared.settings.get, away=StateUnavailable))
+        spawn("probe the store", keep_probing(self._objects, self._check_store, away=STORE_AWAY))
         spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
         if self._housekeeper is not None:
@@ -203,7 +207,25 @@ class CombinerApp:
         if self._announcer is not None:
             spawn("announce", self._announcer.run())
 
+    async def _check_store(self) -> None:
+        try:
+            await check_store(self.store)
+        except STORE_AWAY:
+            self._trouble.note()
+            raise
+
+    async def _recover_models(self) -> None:
+        found = await retry(self.catalog.recover, on=(StateUnavailable, *STORE_AWAY), timeout=None)
+        if found:
+            log.error(
+                "Redis was lost: jobs, sessions and the newest model are lost; the store's models are listed",
+                models=found,
+            )
+
     def _on_event(self, event: Event) -> None:
+        if event.what == RESYNC:
+            # The first one, and whenever the log was lost, perhaps with everything else.
+            self._supervisor.spawn("recover models", self._recover_models())
         if self.tuning.concerns(event):
             self._supervisor.spawn("load settings", self._load_tuning())
 

@@ -10,10 +10,12 @@ from combiner.domain.types import Model
 from combiner.ports import Conflict, Models
 from fedcombiner.modelstorage.formats import FormatError
 from fedcombiner.modelstorage.formats.npz import read_spec
-from fedcombiner.modelstorage.store import ModelStore, ObjectKey, parse_id
+from fedcombiner.modelstorage.store import ModelStore, ObjectInfo, ObjectKey, parse_id
 from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound
 
 log = structlog.get_logger()
+
+FOUND = "found in the store; where it comes from was lost with Redis"
 
 
 class Catalog:
@@ -53,6 +55,19 @@ class Catalog:
         log.info("model registered", model_id=model_id, size=info.size)
         return model
 
+    async def recover(self) -> int:
+        """Register the models of the store that a Redis which lost its memory does not know. Returns how many
+        objects there are; 0 if nothing was lost.
+
+        An aggregate that was never committed is among them: nobody can tell it from a model any more.
+        """
+        if await self._models.is_complete():
+            return 0
+        objects = sorted([info async for info in self._store.list("models")], key=lambda info: info.modified)
+        await self._models.found([_found(info) for info in objects])
+        await self._models.mark_complete()
+        return len(objects)
+
     async def _check(self, key: ObjectKey, field: str) -> None:
         async with self._store.local_file(key) as path:
             try:
@@ -64,3 +79,13 @@ class Catalog:
         if spec.nbytes > self._max_bytes:
             shown = f"{key.id} with arrays of {spec.nbytes} bytes"
             raise InvalidArgument(field, shown, f"at most {self._max_bytes} bytes (MAX_MODEL_BYTES)")
+
+
+def _found(info: ObjectInfo) -> Model:
+    return Model(
+        model_id=info.key.id,
+        size=info.size,
+        sha256=info.sha256,
+        created_ms=round(info.modified.timestamp() * 1000),
+        name=FOUND,
+    )

@@ -36,8 +36,11 @@ class LeaseLost(Exception):
     """Another replica owns this job or session now."""
 
 
-class SchemaTooNew(Exception):
-    """The state in Redis was written by a newer version; this one must not touch it. No retry helps."""
+class SchemaTooNew(StateUnavailable):
+    """The state in Redis was written by a newer version; this one must not touch it.
+
+    To this process it is away for good: clients' answers are held until the gateway takes them elsewhere.
+    """
 
 
 class QueueFull(Exception):
@@ -220,6 +223,13 @@ class Jobs(Protocol):
         Only an ASKED one changes; its task leaves the queue. True if it changed.
         """
 
+    async def ask_again(self, lease: Lease, client: str, task_id: str) -> bool:
+        """A client that FAILED as `client_failed` is ASKED again, by a new task in its queue.
+
+        Idempotent by the task's id. False, and nothing happens: the job is closed, the client is in any other
+        state, or it was asked `max_deliveries` times.
+        """
+
     async def close(self, lease: Lease, why: str) -> Job:
         """No answer is received any more from here on. Open tasks leave the queues. Idempotent."""
 
@@ -298,6 +308,14 @@ class Models(Protocol):
         """
 
     async def get(self, model_id: str) -> Model | None: ...
+
+    async def found(self, models: Sequence[Model]) -> None:
+        """Register what the store holds after Redis was lost. None becomes the newest: nobody knows."""
+
+    async def is_complete(self) -> bool:
+        """Whether this Redis was told of all models that the store had when it was new."""
+
+    async def mark_complete(self) -> None: ...
 
     async def newest(self) -> Model | None:
         """The newest global model: the last one that a job committed, else the last one put."""

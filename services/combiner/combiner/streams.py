@@ -71,7 +71,7 @@ class StreamHub:
         self._shared = shared
         self._numbers = itertools.count(1)
         self._streams: dict[str, LocalStream] = {}
-        self._by_client: dict[str, set[str]] = {}
+        self._by_client: dict[str, dict[str, None]] = {}  # client -> ids of its streams, oldest first
         self._idle: set[LocalStream] = set()
         self._changes: deque[StreamChange] = deque()
         self._changed = asyncio.Event()
@@ -103,7 +103,7 @@ class StreamHub:
         self._refuse_while_draining()
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era))
         self._streams[stream.info.stream_id] = stream
-        self._by_client.setdefault(client, set()).add(stream.info.stream_id)
+        self._by_client.setdefault(client, {})[stream.info.stream_id] = None
         self._change(stream.info, opened=True)
         try:
             yield stream
@@ -128,7 +128,7 @@ class StreamHub:
     def _remove(self, stream: LocalStream) -> None:
         del self._streams[stream.info.stream_id]
         ids = self._by_client[stream.info.client]
-        ids.discard(stream.info.stream_id)
+        del ids[stream.info.stream_id]
         if not ids:
             del self._by_client[stream.info.client]
         self._change(stream.info, opened=False)
@@ -214,7 +214,8 @@ class StreamHub:
         streams = [
             self._streams[stream_id].info
             for client in clients
-            for stream_id in self._by_client.get(client, ())
+            # The newest first: of a client that came back, an older one may be read by nobody.
+            for stream_id in reversed(self._by_client.get(client, {}))
         ]
         for start in range(0, len(streams), BATCH):
             for info, task in await self._shared.tasks.claim(streams[start : start + BATCH]):

@@ -23,7 +23,7 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
-from combiner.adapters.limits import Limits
+from combiner.adapters.limits import SCHEMA, Limits
 from combiner.ports import Conflict, Ended, LeaseLost, QueueFull, SchemaTooNew, StateUnavailable
 from fedcombiner.servicekit import redislink
 from fedcombiner.servicekit.redislink import COMMAND_S, connection_options, described
@@ -35,13 +35,14 @@ _TYPED: Mapping[str, type[Exception]] = {
     "FCENDED": Ended,
     "FCCONFLICT": Conflict,
     "FCFULL": QueueFull,
-    "FCSCHEMA": SchemaTooNew,
 }
 
 
 def _ours(error: RedisError | TimeoutError) -> Exception:
     text = str(error)
     code, _, rest = text.partition(" ")
+    if code == "FCSCHEMA":
+        return SchemaTooNew(f"Redis holds schema {rest}, written by a newer version; this one knows {SCHEMA}")
     if code in _TYPED:
         return _TYPED[code](rest)
     return StateUnavailable(described(error))

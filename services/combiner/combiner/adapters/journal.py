@@ -132,6 +132,9 @@ class RedisJobs:
         )
         return bool(changed)
 
+    async def ask_again(self, lease: Lease, client: str, task_id: str) -> bool:
+        return bool(await self._leased("job_ask_again", lease, client=client, task_id=task_id))
+
     async def close(self, lease: Lease, why: str) -> Job:
         return _job(await self._leased("job_close", lease, why=why))
 

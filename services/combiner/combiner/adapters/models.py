@@ -16,6 +16,8 @@ class RedisModels:
 
     def __init__(self, connection: Connection) -> None:
         self._run = connection.run
+        self._command = connection.command
+        self._complete = connection.key("models:complete")
 
     async def register(self, model: Model) -> Model:
         registered = codec.model(await self._run("model_register", model=codec.model_entry(model)))
@@ -24,6 +26,17 @@ class RedisModels:
 
     async def get(self, model_id: str) -> Model | None:
         return codec.model((await self._run("model_get", ids=[model_id]))[0])
+
+    async def found(self, models: Sequence[Model]) -> None:
+        for start in range(0, len(models), _PAGE):
+            entries = [codec.model_entry(model) for model in models[start : start + _PAGE]]
+            await self._run("models_found", models=entries)
+
+    async def is_complete(self) -> bool:
+        return bool(await self._command("EXISTS", self._complete))
+
+    async def mark_complete(self) -> None:
+        await self._command("SET", self._complete, 1)
 
     async def newest(self) -> Model | None:
         dump = await self._run("model_newest")

@@ -6,6 +6,7 @@ when told to:
 
     asked ──▶ received ──▶ accepted | rejected        (an answer to a validation is accepted at once)
       └──▶ failed ──▶ received                        (a client that was given up answers after all)
+             └──────▶ asked                           (it failed because of us, and is asked again)
 
 Steps that do not fit this picture, and clients that were not asked, change nothing: a step may be told twice.
 Times are seconds by the clock of Redis. docs/life-of-a-round.md tells the same for people.
@@ -107,6 +108,9 @@ class RoundPolicy:
 
     def failed(self, client: str) -> None:
         self._step(client, FAILED, (ASKED,))
+
+    def asked_again(self, client: str) -> None:
+        self._step(client, ASKED, (FAILED,))
 
     def away(self, client: str, since: float) -> None:
         """An asked client has no stream, or was not heard of, since then. Told twice, it changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 import structlog
@@ -10,9 +11,10 @@ from combiner.domain.config import RoundConfig
 from combiner.domain.leases import OutageGuard
 from combiner.domain.round import Close, RoundPolicy, Wait, Why
 from combiner.domain.types import ClientRecord, ClientState, Job, Presence, Reason
-from combiner.ports import Event, Shared, StateUnavailable
+from combiner.ports import Ended, Event, Lease, Shared, StateUnavailable
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Subscription
+from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import TaskSet, steady, woken
 
 log = structlog.get_logger()
@@ -36,6 +38,8 @@ class Collector:
         shared: Shared,
         clock: SharedClock,
         guard: OutageGuard,
+        trouble: Trouble,
+        lease: Lease,
         events: Subscription,
         start_judging: Callable[[ClientRecord], None] | None,
     ) -> None:
@@ -48,6 +52,8 @@ class Collector:
         self._policy = RoundPolicy.resume(job, config, clock.now())
         self._judging: set[str] = set()
         self._guard = guard
+        self._trouble = trouble
+        self._lease = lease
 
     def begin(self) -> None:
         """Judge what is there already.
@@ -60,6 +66,9 @@ class Collector:
     async def until_closed(self, judging: TaskSet) -> Why:
         """Why the job is to be closed. Raises what a judge raised."""
         next_look = self._clock.now()
+        for record in self._job.of_state(ClientState.FAILED):
+            if record.reason == Reason.CLIENT_FAILED:
+                await self._ask_again(record.client)
         while True:
             self._events.wake.clear()
             judging.check()
@@ -98,9 +107,26 @@ class Collector:
             case "rejected":
                 self._policy.rejected(event.client)
             case "failed":
-                self._policy.failed(event.client)
+                if event.reason != Reason.CLIENT_FAILED or not await self._ask_again(event.client):
+                    self._policy.failed(event.client)
+            case "asked_again":
+                self._policy.asked_again(event.client)
             case "cancelled" | "ended" | "committed":
                 await self._read_again()
+
+    async def _ask_again(self, client: str) -> bool:
+        """Whether the client, which said that it failed, has a new task: it is not to blame if our side was
+        broken since the round was opened.
+        """
+        opened_at = self._job.deadline_ms / 1000 - self._config.round_timeout
+        if self._clock.now() - self._trouble.seconds_ago < opened_at:
+            return False
+        task_id = str(uuid.uuid4())
+        again = await steady(lambda: self._shared.jobs.ask_again(self._lease, client, task_id))
+        if again:
+            log.warning("client is asked again: it failed while our side was broken", client=client)
+            self._policy.asked_again(client)
+        return again
 
     def judge(self, record: ClientRecord) -> None:
         """Start judging an update, unless that was done before."""
@@ -114,7 +140,8 @@ class Collector:
     async def _read(self) -> Job:
         job = await steady(lambda: self._shared.jobs.get(self._job.job_id))
         if job is None:
-            raise LookupError(f"job {self._job.job_id} is no longer in Redis")
+            # Redis was lost, or somebody deleted the job: nothing to go on with, and nothing to guess.
+            raise Ended(self._lease.work)
         return job
 
     async def _read_again(self) -> None:

@@ -47,6 +47,10 @@ class RoundFailed(Exception):
     """The round cannot go on; the text is the job's reason."""
 
 
+class FoldBroken(RoundFailed):
+    """The scratch disk failed: nobody knows what is in the aggregate; a new one is folded from the store."""
+
+
 async def patient(step: Callable[[], Awaitable[T]]) -> T:
     """One step of the object store, tried again while the store is away.
 
@@ -159,7 +163,7 @@ class Folder:
     async def judge(self, record: ClientRecord) -> None:
         """Check one received update, record the judgement, fold it if it is good.
 
-        RoundFailed if it cannot be read or folded for a reason of ours.
+        RoundFailed if it cannot be read or folded for a reason of ours, FoldBroken if that is the disk.
         """
         async with self._workshop.slots:
             try:
@@ -169,7 +173,7 @@ class Folder:
             except ObjectNotFound:
                 await self._reject(record, Reason.NOT_UPLOADED, f"no upload named {record.update_id}")
             except OSError as error:
-                raise RoundFailed(f"the update of {record.client} could not be worked on: {error}") from error
+                raise FoldBroken(f"the update of {record.client} could not be worked on: {error}") from error
 
     async def _take(self, record: ClientRecord) -> None:
         async with AsyncExitStack() as stack:
@@ -214,7 +218,7 @@ class Folder:
             await self._workshop.run(lambda: self._aggregator.write(path))
             info = await patient(lambda: self._store_file(path, target))
         except OSError as error:
-            raise RoundFailed(f"the aggregate could not be written: {error}") from error
+            raise FoldBroken(f"the aggregate could not be written: {error}") from error
         finally:
             path.unlink(missing_ok=True)
         self._note("writing", time.monotonic() - started)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from combiner.ports import Ask, Ended, Event, Lease, LeaseLost, Shared, StateUna
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.collecting import LOOK_S, Collector
 from combiner.rounds.feed import CLIENTS, RESYNC, Feed, Subscription
-from combiner.rounds.folding import Folder, RoundFailed, Workshop
+from combiner.rounds.folding import STORE_BACKOFF, STORE_PATIENCE_S, FoldBroken, Folder, RoundFailed, Workshop
 from combiner.rounds.meter import Meter
+from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import TaskSet, see_through, steady, woken
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreFull, StoreUnavailable
 
@@ -48,6 +50,7 @@ class Tools:
     clock: SharedClock
     workshop: Workshop
     guard: OutageGuard
+    trouble: Trouble
     meter: Meter
 
 
@@ -69,7 +72,7 @@ class JobRunner:
     async def _to_an_end(self, lease: Lease, job: Job, events: Subscription) -> None:
         try:
             await self._tools.clock.sync()
-            await JobRun(self._tools, lease, RoundConfig.parse(job.config), events).run(job)
+            await self._run(lease, job, events)
         except RoundFailed as error:
             await self._fail(lease, job, str(error))
         except ConfigError as error:
@@ -80,6 +83,24 @@ class JobRunner:
             # Whatever is wrong with our code, the one who waits for the job is told.
             log.exception("job failed unexpectedly")
             await self._fail(lease, job, "internal error; the combiner's log says more")
+
+    async def _run(self, lease: Lease, job: Job, events: Subscription) -> None:
+        """All of the job; anew from the journal whenever the scratch disk broke the fold."""
+        config = RoundConfig.parse(job.config)
+        delays, give_up_at = STORE_BACKOFF.delays(), time.monotonic() + STORE_PATIENCE_S
+        while True:
+            try:
+                await JobRun(self._tools, lease, config, events).run(job)
+                return
+            except FoldBroken as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                log.warning("folding anew", reason=str(error))
+            await asyncio.sleep(next(delays))
+            found = await steady(lambda: self._tools.shared.jobs.get(lease.id))
+            if found is None:
+                raise Ended(lease.work)
+            job = found
 
     async def _fail(self, lease: Lease, job: Job, reason: str) -> None:
         log.warning("job failed", reason=reason)
@@ -193,7 +214,17 @@ class JobRun:
 
     def _collector(self, job: Job, start: Callable[[ClientRecord], None] | None) -> Collector:
         tools = self._tools
-        return Collector(job, self._config, self._shared, tools.clock, tools.guard, self._events, start)
+        return Collector(
+            job,
+            self._config,
+            self._shared,
+            tools.clock,
+            tools.guard,
+            tools.trouble,
+            self._lease,
+            self._events,
+            start,
+        )
 
     async def _collect(self, job: Job, folder: Folder) -> Job:
         """Until the job is closed and every update received before is judged.

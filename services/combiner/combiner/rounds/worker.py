@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from combiner.domain.leases import LEASE_WINDOW, LeaseWatch, OutageGuard
-from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, Shared, StateUnavailable
+from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, SchemaTooNew, Shared, StateUnavailable
 from combiner.rounds.feed import RESYNC, Feed
+from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import woken
 from fedcombiner.servicekit.backoff import Backoff, retry
 
@@ -42,6 +43,7 @@ class Worker:
         feed: Feed,
         run: Mapping[str, Run],
         guard: OutageGuard,
+        trouble: Trouble,
         *,
         lease_window: float = LEASE_WINDOW,
         monotonic: Callable[[], float] = time.monotonic,
@@ -50,6 +52,7 @@ class Worker:
         self._shared = shared
         self._run = run
         self._guard = guard
+        self._trouble = trouble
         self._renew_every = lease_window / 4
         # A look that took longer says nothing about others: Redis or this process was held up.
         self._healthy_look = lease_window / 6
@@ -173,6 +176,9 @@ class Worker:
             started = self._monotonic()
             try:
                 await self._renew()
+            except SchemaTooNew:
+                # Ends the process, in order: another one may know this state.
+                raise
             except StateUnavailable:
                 self._look([], healthy=False)
             await woken(self._released, self._renew_every - (self._monotonic() - started))
@@ -193,6 +199,8 @@ class Worker:
     def _look(self, views: list[LeaseView], *, healthy: bool) -> list[LeaseView]:
         """Note a look at all leases; returns those that have lapsed."""
         now = self._monotonic()
+        if not healthy:
+            self._trouble.note()
         self._guard.observe(now, healthy)
         return self._watch.observe(now, views, healthy=healthy)
 
@@ -208,6 +216,7 @@ class Worker:
             return
         if kind == REPLICA:
             log.warning("a replica is gone", replica=work_id)
+            self._trouble.note()
             await self._shared.roster.forget_replica(work_id)
             return
         lease = await self._shared.leases.take_over(view, self._replica)

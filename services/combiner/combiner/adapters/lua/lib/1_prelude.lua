@@ -13,6 +13,9 @@ if not found_schema then
   -- Not in a script that only reads; there is nothing to mark then.
   redis.pcall('SET', P .. 'schema', limits.schema)
   redis.pcall('SET', P .. 'born', NOW)
+elseif found_schema < limits.schema then
+  -- The first newer version that writes stops the older ones.
+  redis.pcall('SET', P .. 'schema', limits.schema)
 elseif found_schema > limits.schema then
   return redis.error_reply('FCSCHEMA ' .. found_schema)
 end

@@ -1,0 +1,1 @@
+for _, model in ipairs(a.models) do model_register(model) end

@@ -1,0 +1,124 @@
+"""Which faults are tried where: every step of the life of a round, with everything that can fail there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+from tests.faults.conductor import Point
+from tests.faults.faults import Fault, How
+
+Case = tuple[Fault, ...]
+
+SELF: Final = "self"
+BOTH: Final = ("before", "after")
+HARD: Final = (How.KILL, How.STOP, How.CUT)
+COMBINER_STATE: Final = (
+    "sessions.start",
+    "sessions.claim",
+    "sessions.advance",
+    "jobs.claim",
+    "jobs.open",
+    "tasks.claim",
+    "jobs.receive",
+    "jobs.accept",
+    "jobs.close",
+    "jobs.commit",
+    "jobs.answer",
+    "jobs.end",
+    "leases.renew",
+    "roster.beat",
+)
+COMBINER_STORE: Final = (
+    "store.file.models",
+    "store.head",
+    "store.file.uploads",
+    "store.write",
+    "store.commit",
+    "store.delete",
+)
+MODELSTORE: Final = ("store.head", "store.write", "store.commit")
+# Where a call of a client is on its way through the gateway.
+THROUGH_GATEWAY: Final = frozenset(
+    {Point("combiner", "jobs.receive", when) for when in BOTH}
+    | {Point("combiner", "jobs.answer", when) for when in BOTH}
+    | {Point("modelstore", "store.write", when) for when in BOTH}
+)
+# The part for every change: what promise 1 stands on.
+CORE: Final = frozenset({"jobs.receive", "jobs.accept", "jobs.commit"})
+
+
+def points() -> Iterator[Point]:
+    for step in (*COMBINER_STATE, *COMBINER_STORE):
+        yield from (Point("combiner", step, when) for when in BOTH)
+    for step in MODELSTORE:
+        yield from (Point("modelstore", step, when) for when in BOTH)
+    yield Point("modelstore", "store.read", "after")
+
+
+def victims(point: Point, *, store: bool) -> list[str]:
+    """Who can fail there. `store`: whether the object store is a process."""
+    backend = "store" if point.step.startswith("store.") else "redis"
+    found = [SELF, *([backend] if store or backend == "redis" else [])]
+    return [*found, "gateway"] if point in THROUGH_GATEWAY else found
+
+
+def single(*, store: bool) -> Iterator[Case]:
+    for point in points():
+        for victim in victims(point, store=store):
+            drained = (How.DRAIN,) if (victim, point.role) == (SELF, "combiner") else ()
+            for how in (*HARD, *drained):
+                yield (Fault(point, victim, how),)
+
+
+def in_a_row(*, store: bool, seed: int = 5) -> Iterator[Case]:
+    """A second fault while the first is being recovered from: along the round, and the new owner at the place
+    of the old one.
+    """
+    rng = random.Random(seed)
+    steps = [
+        Point("combiner", step, when)
+        for step in ("jobs.open", "jobs.receive", "jobs.accept", "jobs.close", "jobs.commit")
+        for when in BOTH
+    ]
+    for first, second in pairwise(steps):
+        hows = rng.choices((How.KILL, How.STOP, How.CUT), k=2)
+        yield tuple(
+            Fault(point, rng.choice(victims(point, store=store)), how)
+            for point, how in zip((first, second), hows, strict=True)
+        )
+    for step in ("jobs.accept", "jobs.close", "jobs.commit"):
+        point = Point("combiner", step, "before")
+        for how in HARD:
+            yield Fault(point, SELF, how), Fault(point, SELF, How.KILL)
+
+
+def everything(*, store: bool) -> list[Case]:
+    return [*single(store=store), *in_a_row(store=store)]
+
+
+def core(*, store: bool) -> list[Case]:
+    """A part that fits into a few minutes: every kill of a combiner and of Redis at the steps of the journal,
+    every fault at the core ones, and kills at two steps of the modelstore.
+    """
+    return [case for case in single(store=store) if _is_core(case[0])]
+
+
+def _is_core(fault: Fault) -> bool:
+    point = fault.point
+    if point.step in CORE and fault.victim == SELF:
+        return True
+    if fault.how is not How.KILL:
+        return False
+    return point.step.startswith(("jobs.", "sessions.")) or point.step == "store.commit"
+
+
+def chosen(cases: Sequence[Case], pattern: str) -> list[Case]:
+    """Those whose description has all words of the pattern."""
+    return [case for case in cases if all(word in describe(case) for word in pattern.split())]
+
+
+def describe(case: Case) -> str:
+    return ", then ".join(str(fault) for fault in case)

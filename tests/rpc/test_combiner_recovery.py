@@ -1,0 +1,185 @@
+"""Our side broke: nobody pays for it who is not to blame, and what is lost is not guessed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from combiner.aggregation.exact import ExactSum
+
+from fedcombiner.servicekit.lifecycle import Stopped
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+from tests.contract.state_kit import Server
+from tests.rpc.combiner_kit import (
+    DEADLINE,
+    SHORT,
+    Connected,
+    Gate,
+    Replica,
+    Stack,
+    eventually,
+    no_task_left,
+    one_hot,
+    put_seed,
+    reasons,
+    shares,
+    training,
+    until_job,
+    weights_of,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A Redis for one test alone."""
+    server = Server()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+async def frail(server: Server, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with no_task_left():
+        made = Stack(server.url, "fc:", tmp_path)
+        yield made
+        await made.close()
+
+
+async def test_a_client_that_failed_while_the_store_was_away_is_asked_again(combiner: Replica) -> None:
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 2) as fleet:
+        job_id = await combiner.operator.start_job(training(seed, clients_required=2))
+        tasks = await fleet.tasks()
+        combiner.app._trouble.note()
+        await fleet.clients[0].fail(tasks[0])
+        again = await fleet.streams[0].next()
+        assert again.id != tasks[0].id
+        await fleet.clients[0].train(again, 0)
+        await fleet.clients[1].train(tasks[1], 1)
+        job = await combiner.operator.wait_job(job_id)
+    assert (job.state, list(job.failed), list(job.rejected)) == (pb.SUCCEEDED, [], [])
+    assert await weights_of(combiner, job) == shares(1, 1)
+
+
+async def test_the_next_owner_asks_those_who_failed_while_nobody_owned_the_job(stack: Stack) -> None:
+    """The failure is recorded and its owner dies before it could act on it."""
+    gate, others = Gate("jobs.ask_again"), Gate()
+    owner = await stack.combiner(windows=SHORT, gate=gate)
+    seed = await put_seed(owner)
+    job_id = await owner.operator.start_job(training(seed, clients_required=1, client_grace=60))
+    await until_job(owner.operator, job_id, lambda job: job.phase == "waiting", "is the first one's")
+    survivor = await stack.combiner(windows=SHORT, gate=others)
+    async with Connected(survivor, 1, beat=True) as fleet:
+        (task,) = await fleet.tasks()
+        owner.app._trouble.note()
+        await fleet.clients[0].fail(task)
+        await gate.until_reached()
+        await owner.kill()
+        await fleet.clients[0].train(await fleet.streams[0].next(), 0)
+        job = await survivor.operator.wait_job(job_id)
+    assert (job.state, list(job.failed)) == (pb.SUCCEEDED, [])
+
+
+async def test_a_client_that_fails_while_all_is_well_is_not_asked_again(combiner: Replica) -> None:
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 1) as fleet:
+        job_id = await combiner.operator.start_job(training(seed))
+        (task,) = await fleet.tasks()
+        await fleet.clients[0].fail(task)
+        job = await combiner.operator.wait_job(job_id)
+    assert (job.state, reasons(job.failed)) == (pb.FAILED, {"c0": "client_failed"})
+
+
+@pytest.mark.parametrize("method", ["add", "mean_into"])
+async def test_a_broken_scratch_disk_makes_the_round_fold_anew(
+    combiner: Replica, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Once while the second update is added, or while the aggregate is written; then the disk is well."""
+    works = getattr(ExactSum, method)
+    calls = 0
+
+    def fails_once(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 or (method == "mean_into" and calls == 1):
+            raise OSError(28, "No space left on device")
+        return works(*args)
+
+    monkeypatch.setattr(ExactSum, method, fails_once)
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 3) as fleet:
+        job_id = await combiner.operator.start_job(training(seed, clients_required=3))
+        for index, task in enumerate(await fleet.tasks()):
+            await fleet.clients[index].train(task, index, index + 1)
+        job = await combiner.operator.wait_job(job_id)
+    assert (job.state, list(job.rejected)) == (pb.SUCCEEDED, []), job.reason
+    assert await weights_of(combiner, job) == shares(1, 2, 3)
+    assert calls > 2
+
+
+async def test_when_redis_is_lost_models_are_listed_and_nothing_is_guessed(
+    server: Server, frail: Stack
+) -> None:
+    """It comes back without its data, in the middle of a round."""
+    combiner = await frail.combiner()
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 1) as fleet:
+        job_id = await combiner.operator.start_job(training(seed))
+        (task,) = await fleet.tasks()
+        message = fleet.clients[0].update(task, await fleet.clients[0].upload(one_hot(0)))
+        with redis.Redis.from_url(server.url) as client:
+            client.flushall()
+        server.kill()
+        server.start()
+        await fleet.clients[0].send(message)
+
+        async def listed() -> bool:
+            return [model.model_id for model in await combiner.operator.list_models()] == [seed]
+
+        await eventually(listed, "the model in the store to be listed")
+        assert await combiner.operator.list_jobs() == []
+        assert (await combiner.operator.report())["nr_unprocessed_compute_plans"] == "0"
+        with pytest.raises(Exception, match="there is no model"):
+            await combiner.operator.describe_model("")
+        assert "lost with Redis" in (await combiner.operator.describe_model(seed)).name
+        # And everything works again: the client's stream is still open.
+        assert not fleet.streams[0].call.done()
+        again = await combiner.operator.start_job(training(seed))
+        assert again != job_id
+        await fleet.clients[0].train(await fleet.streams[0].next(), 0)
+        job = await combiner.operator.wait_job(again)
+    assert job.state == pb.SUCCEEDED
+    assert await weights_of(combiner, job) == shares(1)
+
+
+async def test_a_replica_that_meets_a_newer_schema_stops_and_confirms_nothing(
+    server: Server, frail: Stack
+) -> None:
+    """As in a rolling upgrade: the newer version has written first."""
+    combiner = await frail.combiner()
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 1) as fleet:
+        job_id = await combiner.operator.start_job(training(seed))
+        (task,) = await fleet.tasks()
+        message = fleet.clients[0].update(task, await fleet.clients[0].upload(one_hot(0)))
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            client.set("fc:schema", 2)
+            sending = asyncio.create_task(fleet.clients[0].send(message))
+            await asyncio.wait_for(combiner.stopping.wait(), DEADLINE)
+            assert combiner.stopping.failed
+            assert not sending.done()
+            sending.cancel()
+            assert '"asked"' in client.hget(f"fc:clients:{job_id}", "c0")
+        combiner.expects_failure = True
+
+
+async def test_a_replica_is_never_ready_on_state_of_a_newer_schema(server: Server, frail: Stack) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.set("fc:schema", 2)
+    with pytest.raises(Stopped, match="work"):
+        await frail.combiner()
