@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -65,7 +65,7 @@ def victims(point: Point, *, store: bool) -> list[str]:
     return [*found, "gateway"] if point in THROUGH_GATEWAY else found
 
 
-def single(*, store: bool) -> Iterator[Case]:
+def single(store: bool) -> Iterator[Case]:
     for point in points():
         for victim in victims(point, store=store):
             drained = (How.DRAIN,) if (victim, point.role) == (SELF, "combiner") else ()
@@ -73,7 +73,7 @@ def single(*, store: bool) -> Iterator[Case]:
                 yield (Fault(point, victim, how),)
 
 
-def in_a_row(*, store: bool, seed: int = 5) -> Iterator[Case]:
+def in_a_row(store: bool, *, seed: int = 5) -> Iterator[Case]:
     """A second fault while the first is being recovered from: along the round, and the new owner at the place
     of the old one.
     """
@@ -95,15 +95,18 @@ def in_a_row(*, store: bool, seed: int = 5) -> Iterator[Case]:
             yield Fault(point, SELF, how), Fault(point, SELF, How.KILL)
 
 
-def everything(*, store: bool) -> list[Case]:
-    return [*single(store=store), *in_a_row(store=store)]
-
-
-def core(*, store: bool) -> list[Case]:
+def core(store: bool) -> list[Case]:
     """A part that fits into a few minutes: every kill of a combiner and of Redis at the steps of the journal,
     every fault at the core ones, and kills at two steps of the modelstore.
     """
-    return [case for case in single(store=store) if _is_core(case[0])]
+    return [case for case in single(store) if _is_core(case[0])]
+
+
+PARTS: Final[Mapping[str, Callable[[bool], list[Case]]]] = {
+    "all": lambda store: [*single(store), *in_a_row(store)],
+    "core": core,
+    "single": lambda store: list(single(store)),
+}
 
 
 def _is_core(fault: Fault) -> bool:

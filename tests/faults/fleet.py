@@ -10,10 +10,13 @@ from typing import Any, Final, Self
 import numpy as np
 
 from fedcombiner.client.connection import Connection, one_error
+from fedcombiner.client.errors import rpc_errors
 from fedcombiner.client.link import Link
 from fedcombiner.client.made_up import MadeUp, to_npz
 from fedcombiner.client.messages import Messages, Task
 from fedcombiner.client.worker import Worker
+from fedcombiner.servicekit.backoff import retry
+from fedcombiner.servicekit.errors import ServiceError
 from fedcombiner.wire.pb import fedn_pb2
 
 CLIENTS: Final = 8
@@ -21,6 +24,7 @@ NAMES: Final = tuple(f"client-{index}" for index in range(CLIENTS))
 # More than one chunk of a transfer and more than one block of the fold.
 NOISE: Final = 300_000
 SPREAD_S: Final = 0.03
+BEAT_S: Final = 60.0
 
 
 def seed_model() -> bytes:
@@ -81,7 +85,12 @@ class Client:
 
     async def beat(self) -> None:
         """One answered heartbeat: what was sent to this client before it has arrived."""
-        await self._link.connector.SendHeartbeat(self._messages.heartbeat, wait_for_ready=True, timeout=30)
+
+        async def attempt() -> None:
+            with rpc_errors():
+                await self._link.connector.SendHeartbeat(self._messages.heartbeat, timeout=5)
+
+        await retry(attempt, on=ServiceError, timeout=BEAT_S)
 
 
 class _Watched(Link):

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from tests.faults.cases import Case, chosen, core, everything
+from tests.faults.cases import PARTS, Case, chosen
 from tests.faults.report import Line, errors, markdown, numbers, takeovers, told
 from tests.faults.stack import haproxy_binary, minio_binary
 from tests.faults.trial import Trial
@@ -59,14 +59,14 @@ async def _on_one_stack(waiting: deque[Case], lines: dict[Case, Line]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["core", "all"], default="all")
+    parser.add_argument("--part", choices=sorted(PARTS), default="all")
     parser.add_argument("--only", default="", help="cases whose description has all these words")
     parser.add_argument("--stacks", type=int, default=3)
     parser.add_argument("--write", type=Path, help="write the result as a page")
     options = parser.parse_args()
     haproxy_binary()
     store = minio_binary() is not None
-    cases = chosen({"core": core, "all": everything}[options.part](store=store), options.only)
+    cases = chosen(PARTS[options.part](store), options.only)
     if not cases:
         sys.exit(f"no case has these words: {options.only}")
     begun = time.monotonic()

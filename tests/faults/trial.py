@@ -28,15 +28,19 @@ from tests.faults.stack import COMBINERS, Stack
 REACH_S: Final = 60.0
 SESSION_S: Final = 150.0
 LOOK_S: Final = 0.02
-CONFIG: Final[Mapping[str, object]] = {
-    "rounds": 1,
-    "clients_required": CLIENTS,
-    "clients_requested": CLIENTS,
-    "round_timeout": 100,
-    "wait_for_clients": 100,
-    "client_grace": 90,
-    "validate": True,
-}
+
+
+def config(patience: float) -> Mapping[str, object]:
+    """Everybody is needed, and no deadline is in the way of a recovery."""
+    return {
+        "rounds": 1,
+        "clients_required": CLIENTS,
+        "clients_requested": CLIENTS,
+        "round_timeout": patience - 50,
+        "wait_for_clients": patience - 50,
+        "client_grace": patience - 60,
+        "validate": True,
+    }
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,21 @@ class Outcome:
 
 
 class Trial:
-    """A stack with its fleet, an operator and a seed model. Use as `async with`."""
+    """A stack with its fleet, an operator and a seed model. Use as `async with`.
 
-    def __init__(self) -> None:
+    `patience`: seconds in which a session must end, whatever happens.
+    """
+
+    def __init__(self, patience: float = SESSION_S) -> None:
         self.stack = Stack()
+        self._patience = patience
         self._seed = ""
         self._undisturbed = ""  # sha256 of the aggregate
 
     async def __aenter__(self) -> Self:
         await self.stack.__aenter__()
         self.fleet = await Fleet(self.stack.gateway).__aenter__()
-        self.operator = OperatorClient(self.stack.gateway, patience=SESSION_S)
+        self.operator = OperatorClient(self.stack.gateway, patience=self._patience)
         try:
             self._seed = (await self.operator.put_model(seed_model())).model_id
             await self.run(())
@@ -116,12 +124,14 @@ class Trial:
 
     async def _session(self) -> pb.Session:
         try:
-            async with asyncio.timeout(SESSION_S):
+            async with asyncio.timeout(self._patience):
                 session_id = str(uuid.uuid4())
-                await self.operator.start_session(CONFIG, model_id=self._seed, session_id=session_id)
+                await self.operator.start_session(
+                    config(self._patience), model_id=self._seed, session_id=session_id
+                )
                 return await self.operator.wait_session(session_id)
         except TimeoutError:
-            raise AssertionError(f"the session did not end in {SESSION_S:g} s") from None
+            raise AssertionError(f"the session did not end in {self._patience:g} s") from None
 
     async def _someone_at(self, point: Point, running: asyncio.Task[pb.Session]) -> int:
         reached = asyncio.ensure_future(self.stack.conductor.reached())
@@ -197,7 +207,7 @@ class Trial:
             running = [*await state.smembers("fc:running:job"), *await state.smembers("fc:running:session")]
             leases = [work for work in await state.hkeys("fc:leases") if not work.startswith("replica:")]
         assert not [*tasks, *running, *leases], f"left in Redis: {tasks} {running} {leases}"
-        ours = {program.pid for program in self.stack.programs.values()}
+        ours = {program.pid for program in self.stack.programs.values() if program.alive}
         found = {child.pid for child in psutil.Process().children() if child.is_running()}
         assert ours <= found, f"processes that are gone: {ours - found}"
 
