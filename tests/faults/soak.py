@@ -43,8 +43,8 @@ class Tally:
     def report(self) -> str:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(self.faults.items()))
         return (
-            f"{self.faults.total()} faults ({kinds}) in {self.sessions} sessions ({2 * self.sessions} rounds), "
-            f"{self.updates} updates: 0 lost, 0 doubled; "
+            f"{self.faults.total()} faults ({kinds}) in {self.sessions} sessions, "
+            f"{2 * self.sessions} rounds, {self.updates} updates: 0 lost, 0 doubled; "
             f"SendModelUpdate calls that a client saw fail: {self.errors}"
         )
 

@@ -36,6 +36,8 @@ from tests.faults.processes import Program, RedisProgram, free_address
 from tests.faults.wires import Wire
 
 ROOT: Final = Path(__file__).parents[2]
+# First on the path, so that a copy of the source tests itself.
+SOURCES: Final = (ROOT, ROOT / "services" / "combiner", ROOT / "services" / "modelstore")
 GATEWAY_CONFIG: Final = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 BUCKET: Final = "faults"
 ADMIN: Final = User("root-user", "root-secret")
@@ -193,7 +195,7 @@ class Stack:
             "SCRATCH": str(self.directory / "scratch"),
             "DATA": str(self.directory / "models"),
             SOCKET: str(self.directory / "conductor"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, SOURCES)),
         }
         if role == "combiner":
             made["REDIS_URL"] = f"redis://{await self._wire(self._redis, name, 'redis')}/0"
