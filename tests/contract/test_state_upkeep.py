@@ -62,6 +62,9 @@ async def test_a_model_in_use_is_not_forgotten(state: RedisState) -> None:
 
 async def test_what_is_being_removed_cannot_become_a_model(bench: Bench, state: RedisState) -> None:
     await registered(state, "m1", "m2")
+    # A Redis that may have been lost knows no orphan: all models would be some.
+    assert await state.models.unregistered(["m1", "x1"]) == await state.models.condemn(["m1", "x1"]) == []
+    await state.models.mark_complete()
     assert await state.models.unregistered(["m1", "x1", "x2"]) == ["x1", "x2"]
     assert await twice(lambda: state.models.condemn(["m1", "x1"])) == ["x1"]
     await state.models.forget(["m1"])

@@ -333,10 +333,10 @@ class Models(Protocol):
         """
 
     async def unregistered(self, ids: Sequence[str]) -> Sequence[str]:
-        """Those of the ids that are no registered models."""
+        """Those of the ids that are no registered models. None while this Redis is not `is_complete`."""
 
     async def condemn(self, ids: Sequence[str]) -> Sequence[str]:
-        """Those of the ids that are no registered models and cannot become one for an hour from now on.
+        """Those that are `unregistered`, and cannot be registered for an hour from now on.
 
         Whoever would register it meanwhile gets Conflict: so an object without a record can be removed.
         """
