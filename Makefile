@@ -7,6 +7,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 DATA ?= data
 MINUTES ?= 5
+STACKS ?= 2
 SEED ?= 1
 # Relative paths only: the checkout may be in a directory with spaces in its name.
 BIN := .venv/bin
@@ -17,7 +18,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics lock faults soak mutations bench images up demo-up down token logs e2e clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics lock faults faults-core soak mutations bench images up demo-up down token logs e2e clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -71,11 +72,14 @@ lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
 
-faults: $(STAMP) ## pull the plug at every step (30 min; needs haproxy): the matrix, and docs/faults.md
-	$(BIN)/python -m tests.faults.matrix --write docs/faults.md
+faults: $(STAMP) ## pull the plug at every step (40 min, STACKS=2): the matrix, and docs/faults.md
+	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) --write docs/faults.md
+
+faults-core: $(STAMP) ## the part of it for every change (8 min)
+	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) --part core
 
 soak: MINUTES = 60
-soak: $(STAMP) ## random faults for a long time (MINUTES=60 SEED=1; needs haproxy)
+soak: $(STAMP) ## random faults for a long time (MINUTES=60 SEED=1)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
 mutations: $(STAMP) ## do the fault tests notice? three mutations that must make them red

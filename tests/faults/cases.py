@@ -11,6 +11,7 @@ from tests.faults.conductor import Point
 from tests.faults.faults import Fault, How
 
 Case = tuple[Fault, ...]
+Programs = frozenset[str]  # of `stack.programs`
 
 SELF: Final = "self"
 BOTH: Final = ("before", "after")
@@ -58,22 +59,24 @@ def points() -> Iterator[Point]:
     yield Point("modelstore", "store.read", "after")
 
 
-def victims(point: Point, *, store: bool) -> list[str]:
-    """Who can fail there. `store`: whether the object store is a process."""
+def victims(point: Point, programs: Programs) -> list[str]:
+    """Who can fail there, of itself, Redis, and what else there is."""
+    if point.role == "modelstore" and "modelstore" not in programs:
+        return []
     backend = "store" if point.step.startswith("store.") else "redis"
-    found = [SELF, *([backend] if store or backend == "redis" else [])]
-    return [*found, "gateway"] if point in THROUGH_GATEWAY else found
+    needed = [backend, *(["gateway"] if point in THROUGH_GATEWAY else [])]
+    return [SELF, *(name for name in needed if name in programs | {"redis"})]
 
 
-def single(store: bool) -> Iterator[Case]:
+def single(programs: Programs) -> Iterator[Case]:
     for point in points():
-        for victim in victims(point, store=store):
+        for victim in victims(point, programs):
             drained = (How.DRAIN,) if (victim, point.role) == (SELF, "combiner") else ()
             for how in (*HARD, *drained):
                 yield (Fault(point, victim, how),)
 
 
-def in_a_row(store: bool, *, seed: int = 5) -> Iterator[Case]:
+def in_a_row(programs: Programs, *, seed: int = 5) -> Iterator[Case]:
     """A second fault while the first is being recovered from: along the round, and the new owner at the place
     of the old one.
     """
@@ -86,7 +89,7 @@ def in_a_row(store: bool, *, seed: int = 5) -> Iterator[Case]:
     for first, second in pairwise(steps):
         hows = rng.choices((How.KILL, How.STOP, How.CUT), k=2)
         yield tuple(
-            Fault(point, rng.choice(victims(point, store=store)), how)
+            Fault(point, rng.choice(victims(point, programs)), how)
             for point, how in zip((first, second), hows, strict=True)
         )
     for step in ("jobs.accept", "jobs.close", "jobs.commit"):
@@ -95,17 +98,17 @@ def in_a_row(store: bool, *, seed: int = 5) -> Iterator[Case]:
             yield Fault(point, SELF, how), Fault(point, SELF, How.KILL)
 
 
-def core(store: bool) -> list[Case]:
+def core(programs: Programs) -> list[Case]:
     """A part that fits into a few minutes: every kill of a combiner and of Redis at the steps of the journal,
     every fault at the core ones, and kills at two steps of the modelstore.
     """
-    return [case for case in single(store) if _is_core(case[0])]
+    return [case for case in single(programs) if _is_core(case[0])]
 
 
-PARTS: Final[Mapping[str, Callable[[bool], list[Case]]]] = {
-    "all": lambda store: [*single(store), *in_a_row(store)],
+PARTS: Final[Mapping[str, Callable[[Programs], list[Case]]]] = {
+    "all": lambda programs: [*single(programs), *in_a_row(programs)],
     "core": core,
-    "single": lambda store: list(single(store)),
+    "single": lambda programs: list(single(programs)),
 }
 
 

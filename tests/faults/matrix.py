@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.faults.cases import PARTS, Case, chosen
 from tests.faults.report import Line, errors, markdown, numbers, takeovers, told
-from tests.faults.stack import haproxy_binary, minio_binary
+from tests.faults.stack import programs
 from tests.faults.trial import Trial
 
 
@@ -64,9 +64,8 @@ def main() -> None:
     parser.add_argument("--stacks", type=int, default=3)
     parser.add_argument("--write", type=Path, help="write the result as a page")
     options = parser.parse_args()
-    haproxy_binary()
-    store = minio_binary() is not None
-    cases = chosen(PARTS[options.part](store), options.only)
+    there = programs()
+    cases = chosen(PARTS[options.part](there), options.only)
     if not cases:
         sys.exit(f"no case has these words: {options.only}")
     begun = time.monotonic()
@@ -75,9 +74,7 @@ def main() -> None:
         print(text)
     print(f"{time.monotonic() - begun:.0f} s on {options.stacks} stacks")
     if options.write:
-        options.write.write_text(
-            markdown(lines, "MinIO" if store else "a directory as object store"), "utf-8"
-        )
+        options.write.write_text(markdown(lines, there), "utf-8")
     sys.exit(any(line.outcome is None for line in lines))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.faults.cases import SELF, Case, describe
+from tests.faults.cases import SELF, Case, Programs, describe
 from tests.faults.conductor import Point
 from tests.faults.faults import How
 from tests.faults.trial import Outcome
@@ -16,10 +16,10 @@ INTRODUCTION: Final = """\
 # What was pulled out, and what came of it
 
 Written by `make faults`. One session of one training round and one validation with eight clients, all
-of them required, ran through the whole stack as real processes: HAProxy, two combiners, a modelstore,
-a Valkey with `appendfsync always`, and {store}. At the named step the process that had come there
-stopped, before the step was made or when it was made and the process did not know it yet; then this
-happened to it, or to the back end that the step needs, or to the gateway:
+of them required, ran through the whole stack as real processes: {stack}.
+At the named step the process that had come there stopped, before the step was made or when it was made
+and the process did not know it yet; then this happened to it, or to the back end that the step needs, or
+to the gateway:
 
 - **kill**: SIGKILL, and started again after 0.5 s
 - **stop**: SIGSTOP for 15 s
@@ -79,10 +79,10 @@ def errors(lines: Sequence[Line]) -> str:
     return f"SendModelUpdate calls that a client saw fail: {calls}"
 
 
-def markdown(lines: Sequence[Line], store: str) -> str:
+def markdown(lines: Sequence[Line], programs: Programs) -> str:
     single = [line for line in lines if len(line.case) == 1]
     parts = [
-        INTRODUCTION.format(store=store),
+        INTRODUCTION.format(stack=_stack(programs)),
         f"**{numbers(lines)}.** {errors(lines)}.\n",
         "Another replica owned the job after:\n",
         *(f"- {text}" for text in takeovers(lines)),
@@ -93,6 +93,12 @@ def markdown(lines: Sequence[Line], store: str) -> str:
         *(f"| {line.case[0]} | {line.case[1]} | {line.cell} |" for line in lines if len(line.case) == 2),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _stack(programs: Programs) -> str:
+    gateway = "HAProxy, two combiners, a modelstore" if "gateway" in programs else "two combiners, no gateway"
+    store = "MinIO" if "store" in programs else "a directory as object store"
+    return f"{gateway}, a Valkey with `appendfsync always`, and {store}"
 
 
 def _table(lines: Sequence[Line]) -> Iterator[str]:

@@ -6,22 +6,37 @@ fault-injecting adapters around the back ends.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 
 from combiner import app as combiner_app
+from combiner.app import CombinerApp
 from combiner.settings import CombinerSettings
 from modelstore import app as modelstore_app
 from modelstore.settings import ModelstoreSettings
 
+from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.servicekit import logs
 from fedcombiner.servicekit.lifecycle import Stop, run
 from fedcombiner.servicekit.settings import load_or_exit
 from tests.faults.inject import FaultyStore, Injector
 
+WITH_MODELS = "FAULTS_WITH_MODELS"
+
 
 async def _combiner(stop: Stop, injector: Injector) -> None:
-    await combiner_app.serve(load_or_exit(CombinerSettings), stop, wrap=injector.wrap)
+    services = _with_models if os.environ.get(WITH_MODELS) else _own
+    await combiner_app.serve(load_or_exit(CombinerSettings), stop, services=services, wrap=injector.wrap)
+
+
+def _own(app: CombinerApp) -> Mapping[str, object]:
+    return app.servicers
+
+
+def _with_models(app: CombinerApp) -> Mapping[str, object]:
+    """Without a gateway that routes by path, clients find everything at the combiner."""
+    return {**app.servicers, "ModelService": ModelServiceServicer(app.store)}
 
 
 async def _modelstore(stop: Stop, injector: Injector) -> None:

@@ -33,6 +33,8 @@ from fedcombiner.storagesetup.setup import StorageSetup, User
 from tests.faults.conductor import Conductor
 from tests.faults.inject import SOCKET
 from tests.faults.processes import Program, RedisProgram, free_address
+from tests.faults.service import WITH_MODELS
+from tests.faults.switch import Replica, Switch
 from tests.faults.wires import Wire
 
 ROOT: Final = Path(__file__).parents[2]
@@ -49,12 +51,15 @@ def minio_binary() -> str | None:
     return os.environ.get("MINIO_BINARY") or shutil.which("minio")
 
 
-def haproxy_binary() -> str:
-    """Raises FileNotFoundError where HAProxy is not installed."""
-    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise FileNotFoundError("HAProxy is not installed (apt-get install haproxy)")
-    return found
+def haproxy_binary() -> str | None:
+    """HAProxy, where it is installed."""
+    return shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def programs() -> frozenset[str]:
+    """What can fail here, besides the combiners and Redis."""
+    found = {"store": minio_binary(), "gateway": haproxy_binary(), "modelstore": haproxy_binary()}
+    return frozenset(name for name, binary in found.items() if binary)
 
 
 class Stack:
@@ -108,22 +113,21 @@ class Stack:
         await self._start_all()
         if self._minio:
             await asyncio.to_thread(self._set_up_store)
-        bind, operations = free_address(), free_address()
-        gateway = {"GATEWAY_BIND": bind, "GATEWAY_METRICS_BIND": operations}
+        addresses: dict[str, str] = {}
         for name in COMBINERS:
-            gateway |= await self._add_service(name, "combiner")
-        gateway |= await self._add_service("modelstore-1", "modelstore")
-        gateway |= {key.replace("_1", "_2"): value for key, value in gateway.items() if "MODELSTORE" in key}
-        self._add(
-            Program(
-                "gateway",
-                [haproxy_binary(), "-db", "-f", str(GATEWAY_CONFIG)],
-                self.directory,
-                f"http://{operations}/healthz",
-                gateway,
-            )
-        )
+            addresses |= await self._add_service(name, "combiner")
+        bind = free_address()
         self.gateway = await self._wire(bind, "gateway")
+        haproxy = haproxy_binary()
+        if haproxy is None:
+            await self._start_all()
+            await self._stack.enter_async_context(_switch(bind, addresses))
+            return
+        addresses |= await self._add_service("modelstore-1", "modelstore")
+        addresses |= {
+            key.replace("_1", "_2"): value for key, value in addresses.items() if "MODELSTORE" in key
+        }
+        self._add(self._gateway_program(haproxy, bind, addresses))
         await self._start_all()
 
     def _add(self, program: Program) -> None:
@@ -164,6 +168,12 @@ class Stack:
         argv = [binary, "server", "--quiet", *addresses, str(self.directory / "minio")]
         return Program("store", argv, self.directory, f"http://{self._minio}/minio/health/ready", env)
 
+    def _gateway_program(self, haproxy: str, bind: str, addresses: Mapping[str, str]) -> Program:
+        operations = free_address()
+        env = {"GATEWAY_BIND": bind, "GATEWAY_METRICS_BIND": operations, **addresses}
+        argv = [haproxy, "-db", "-f", str(GATEWAY_CONFIG)]
+        return Program("gateway", argv, self.directory, f"http://{operations}/healthz", env)
+
     def _set_up_store(self) -> None:
         location = S3Location(f"http://{self._minio}", BUCKET, ADMIN.access_key, ADMIN.secret_key)
         users = {role: User(role, f"{role}-secret") for role in ROLES}
@@ -198,6 +208,7 @@ class Stack:
             "PYTHONPATH": os.pathsep.join(map(str, SOURCES)),
         }
         if role == "combiner":
+            made[WITH_MODELS] = "" if haproxy_binary() else "yes"
             made["REDIS_URL"] = f"redis://{await self._wire(self._redis, name, 'redis')}/0"
         if self._minio:
             made |= {
@@ -208,3 +219,9 @@ class Stack:
                 "MINIO_SECRET_KEY": f"{role}-secret",
             }
         return made
+
+
+def _switch(bind: str, addresses: Mapping[str, str]) -> Switch:
+    keys = [name.upper().replace("-", "_") for name in COMBINERS]
+    ready = [f"http://127.0.0.1:{addresses[f'{key}_HEALTH_PORT']}/readyz" for key in keys]
+    return Switch(bind, [Replica(addresses[key], url) for key, url in zip(keys, ready, strict=True)])

@@ -6,17 +6,12 @@ import pytest
 
 from tests.faults.conductor import Point
 from tests.faults.faults import Fault, How
-from tests.faults.stack import haproxy_binary
 from tests.faults.trial import Trial
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 
 async def test_a_killed_and_a_drained_owner_change_nothing() -> None:
-    try:
-        haproxy_binary()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     async with Trial() as trial:
         commit = Point("combiner", "jobs.commit", "before")
         drained = await trial.run([Fault(commit, "self", How.DRAIN)])

@@ -15,8 +15,7 @@ class Wire:
     """
 
     def __init__(self, target: str) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
+        self._target = target
         self._open: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -54,31 +53,39 @@ class Wire:
         assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        self._open.add(writer)
         try:
-            await self._forward(reader, writer)
+            await forward(reader, writer, self._target, self._open)
         except OSError:
-            pass  # either end is gone
+            pass  # nobody is there
         finally:
             writer.transport.abort()
-            self._open.discard(writer)
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
-        self._open.add(far_writer)
-        ways = [
-            asyncio.create_task(_copy(reader, far_writer)),
-            asyncio.create_task(_copy(far_reader, writer)),
-        ]
-        try:
-            # One end that closes ends both: none of the protocols here uses half of a connection.
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            far_writer.transport.abort()
-            self._open.discard(far_writer)
+
+async def forward(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    target: str,
+    open_ends: set[asyncio.StreamWriter],
+) -> None:
+    """Copy both ways between a connection and a new one to `target` until either ends, then break both.
+
+    Both writers are in `open_ends` meanwhile, for whoever wants to break them. Raises OSError.
+    """
+    host, _, port = target.rpartition(":")
+    far_reader, far_writer = await asyncio.open_connection(host, int(port))
+    ends = {writer, far_writer}
+    open_ends |= ends
+    ways = [asyncio.create_task(_copy(reader, far_writer)), asyncio.create_task(_copy(far_reader, writer))]
+    try:
+        # One end that closes ends both: none of the protocols here uses half of a connection.
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        for end in ends:
+            end.transport.abort()
+        open_ends -= ends
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
