@@ -211,12 +211,14 @@ class Stack:
             made[WITH_MODELS] = "" if haproxy_binary() else "yes"
             made["REDIS_URL"] = f"redis://{await self._wire(self._redis, name, 'redis')}/0"
         if self._minio:
+            # A combiner that has to be a modelstore, too, needs more than its own rights.
+            user = User(role, f"{role}-secret") if haproxy_binary() else ADMIN
             made |= {
                 "STORE": "minio",
                 "MINIO_URL": f"http://{await self._wire(self._minio, name, 'store')}",
                 "MINIO_BUCKET": BUCKET,
-                "MINIO_ACCESS_KEY": role,
-                "MINIO_SECRET_KEY": f"{role}-secret",
+                "MINIO_ACCESS_KEY": user.access_key,
+                "MINIO_SECRET_KEY": user.secret_key,
             }
         return made
 
