@@ -63,6 +63,14 @@ async def test_nobody_is_asked_again_when_the_job_is_closed(state: RedisState) -
     assert not await state.jobs.ask_again(lease, "a", "again")
 
 
+async def test_a_model_that_is_being_removed_is_not_found_again(state: RedisState) -> None:
+    """Its object is still listed when its record has gone."""
+    await state.models.mark_complete()
+    assert await state.models.condemn(["m1"]) == ["m1"]
+    await state.models.found([Model("m1"), Model("m2")])
+    assert [model.model_id for model in await listed(state.models.list())] == ["m2"]
+
+
 async def test_models_found_in_the_store_are_listed_and_none_is_the_newest(state: RedisState) -> None:
     assert not await state.models.is_complete()
     known = await state.models.register(Model("m1", size=1, sha256="aa", name="known"))
