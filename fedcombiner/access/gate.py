@@ -54,15 +54,15 @@ class Gate:
             Unavailable: the token cannot be checked now.
         """
         try:
-            token = presented(authorization)
-            found = self._good(await self._tokens.find(token))
+            key = digest(presented(authorization))
+            found = self._good(await self._tokens.find(key))
             if found.role not in access.roles:
                 allowed = ", ".join(sorted(access.roles)) or "nobody"
                 raise PermissionDenied(f"a token of role {found.role} may not do this; allowed: {allowed}")
         except ServiceError as error:
             self.count(error)
             raise
-        return Pass(digest(token), found)
+        return Pass(key, found)
 
     def count(self, error: ServiceError) -> None:
         self._refused.labels(error.code.name.lower()).inc()

@@ -2,8 +2,8 @@
 
 What FEDn's clients call is refused with UNAVAILABLE, whatever the reason: it is the only status that none of
 their generations dies of. The second generation (0.17 to 0.33) ends at any other one, and the first sends its
-next call at once, so a stream is held for some seconds before it is refused. The reason is in the message,
-and in a trailer by which our own client library tells what is meant, and stops.
+next call at once, so a stream of tasks is held for some seconds before it is refused. The reason is in the
+message, and in a trailer by which our own client library tells what is meant, and stops.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fedcombiner.servicekit.interceptor import (
     with_behaviour,
     write_responses,
 )
-from fedcombiner.wire.eras import identity
+from fedcombiner.wire.eras import STREAM_TASKS, identity
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,9 @@ class AccessInterceptor(WrappingInterceptor):
             return handler
         if access is _NOBODY:
             log.error("no row in the table of access: refused to everybody", method=method)
-        guarded = _Guarded(access, behaviour_of(method, handler), self._gate, self._waiting_room)
+        # Their clients open them again at once, over and over; nothing else is called like that.
+        room = self._waiting_room if method.rpartition("/")[2] in STREAM_TASKS else None
+        guarded = _Guarded(access, behaviour_of(method, handler), self._gate, room)
         return with_behaviour(
             handler, guarded.answer_stream if handler.response_streaming else guarded.answer
         )
@@ -80,7 +82,7 @@ class _WaitingRoom:
 class _Guarded:
     """One method behind the gate."""
 
-    def __init__(self, access: Access, behaviour: Any, gate: Gate, waiting_room: _WaitingRoom) -> None:
+    def __init__(self, access: Access, behaviour: Any, gate: Gate, waiting_room: _WaitingRoom | None) -> None:
         self._access = access
         self._behaviour = behaviour
         self._gate = gate
@@ -98,7 +100,7 @@ class _Guarded:
         try:
             admitted = await self._admit(request, context)
         except ServiceError as error:
-            if self._for_clients:
+            if self._waiting_room is not None:
                 await self._waiting_room.hold()
             raise self._refusal(error, context) from None
         try:

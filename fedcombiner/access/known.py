@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 
 from fedcombiner.access.record import TokenRecord
-from fedcombiner.access.secret import digest
 from fedcombiner.access.store import Snapshot, TokenReader, TokensUnavailable
 from fedcombiner.servicekit.errors import Unavailable
 from fedcombiner.servicekit.status import BackendStatus
@@ -46,9 +45,12 @@ class KnownTokens:
         self._tried_at = -math.inf
         self._loading = asyncio.Lock()
 
-    async def find(self, token: str) -> TokenRecord | None:
-        """The record of a token; None if there is none. Raises Unavailable if that cannot be known now."""
-        key = digest(token)
+    async def find(self, key: str) -> TokenRecord | None:
+        """The record of the token with this digest; None if there is none.
+
+        Raises:
+            Unavailable: that cannot be known now.
+        """
         record = self.get(key)
         if record is None and self._reader is not None:
             await self._look_again()
@@ -58,7 +60,7 @@ class KnownTokens:
         return record
 
     def get(self, key: str) -> TokenRecord | None:
-        """The record of the token with this digest, as far as it is known."""
+        """As `find`, of what is known already."""
         return self._fixed.get(key) or (self._copy.tokens.get(key) if self._copy else None)
 
     async def refresh(self) -> None:

@@ -45,7 +45,7 @@ class Bench:
         self.known = KnownTokens(fixed, self.reader)
 
     async def id_of(self, token: str) -> str | None:
-        record = await self.known.find(token)
+        record = await self.known.find(digest(token))
         return record and record.id
 
 
@@ -83,7 +83,7 @@ async def test_the_last_copy_counts_while_redis_is_away(bench: Bench) -> None:
     await bench.known.refresh()
     assert await bench.id_of("a") == "a"
     with pytest.raises(Unavailable, match="cannot be checked: Redis fails: refused; try again"):
-        await bench.known.find("made-meanwhile")
+        await bench.known.find(digest("made-meanwhile"))
     bench.reader.away = False
     assert await bench.id_of("made-meanwhile") is None
 
@@ -91,7 +91,7 @@ async def test_the_last_copy_counts_while_redis_is_away(bench: Bench) -> None:
 async def test_before_the_first_contact_nobody_is_called_unknown(bench: Bench) -> None:
     bench.reader.away = True
     with pytest.raises(Unavailable, match="Redis fails"):
-        await bench.known.find("a")
+        await bench.known.find(digest("a"))
 
 
 async def test_a_redis_that_was_emptied_knows_nobody(bench: Bench) -> None:
@@ -105,7 +105,7 @@ async def test_a_redis_that_was_emptied_knows_nobody(bench: Bench) -> None:
 
 async def test_without_redis_only_fixed_tokens_count() -> None:
     known = KnownTokens({})
-    assert await known.find("a") is None
+    assert await known.find(digest("a")) is None
 
 
 async def test_it_is_renewed_in_the_background(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
