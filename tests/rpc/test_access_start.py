@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.transfer import download_bytes
 from fedcombiner.servicekit.errors import StartupError
 from fedcombiner.servicekit.lifecycle import Stop
+from fedcombiner.standalone.app import Standalone, StandaloneSettings
 from fedcombiner.wire.chunks import encode_request
 from fedcombiner.wire.pb.fedn_pb2 import OK
 from tests.contract.state_kit import Server
@@ -34,6 +36,7 @@ SERVICES: list[tuple[Serve, type[AccessSettings]]] = [
     (modelstore.app.serve, ModelstoreSettings),
     (discovery_mock.app.serve, DiscoverySettings),
 ]
+NO_PORTS = {"port": 0, "discovery_port": 0, "metrics_port": 0}
 NOWHERE = "unix:///nowhere/s"
 
 
@@ -133,3 +136,25 @@ async def test_the_last_copy_counts_while_redis_is_away(mortal: Server, tmp_path
         async with Link(address, metadata=token_metadata(TOKENS["client"])) as link:
             with pytest.raises(ModelNotFound):
                 await download_bytes(link, "none")
+
+
+async def test_a_whole_stack_lets_nobody_in_by_default_either(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"^HOST=0\.0\.0\.0: others could call"):
+        async with Standalone(StandaloneSettings(data_dir=tmp_path, host="0.0.0.0", **NO_PORTS)):
+            pass
+
+
+async def test_the_combiner_of_a_whole_stack_may_announce_itself(
+    redis_server: Server, tmp_path: Path
+) -> None:
+    shared = ModelstoreSettings(operator_token=OPERATOR, require_client_tokens=True, **scratch(tmp_path))
+    settings = StandaloneSettings(
+        data_dir=tmp_path, redis_url=f"{redis_server.url}?db=5", modelstore=shared, **NO_PORTS
+    )
+    async with Standalone(settings) as stack, httpx.AsyncClient(trust_env=False) as http:
+        http.headers["Authorization"] = f"Bearer {OPERATOR}"
+        async with asyncio.timeout(DEADLINE):
+            while not (await http.get(f"{stack.metrics_url}/statusz")).json()["discovery"]["combiners"]:
+                await asyncio.sleep(0.02)
+        refused = await http.post(f"{stack.discovery_url}/add_client", headers={"Authorization": "Bearer x"})
+        assert refused.status_code == 401
