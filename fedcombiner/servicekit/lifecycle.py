@@ -129,6 +129,8 @@ async def _stop_one(name: str, action: Callable[[], Awaitable[None]], seconds: f
 class Supervisor:
     """Owns the background tasks of a process: one that raises is logged and stops the process.
 
+    A StartupError is one line in the log.
+
     A component; its stop cancels what still runs and waits for it.
     """
 
@@ -157,7 +159,10 @@ class Supervisor:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if isinstance(error, StartupError):
+            log.error("cannot go on", task=task.get_name(), reason=str(error))
+            self._stop.set(str(error), failed=True)
+        elif error is not None:
             log.error("background task failed", task=task.get_name(), exc_info=error)
             self._stop.set(f"background task {task.get_name()!r} failed", failed=True)
 

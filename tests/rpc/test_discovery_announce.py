@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from combiner.announce import MAX_ANSWER_BYTES, Announcer, Status
+from combiner.announce import Announcer, Load, Status
+from combiner.answers import MAX_ANSWER_BYTES
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.errors import StartupError
 from fedcombiner.servicekit.http import HttpServer
+from fedcombiner.servicekit.lifecycle import Stop, Supervisor
 from tests.rpc.discovery_kit import Discovery
 
 QUICK = Backoff(initial=0.001, maximum=0.005)
@@ -157,12 +159,53 @@ async def test_answers_are_read_as_by_fedns_connector():
             assert ours.last == found
 
 
-@pytest.mark.parametrize("code", [400, 401])
-async def test_a_refusal_ends_the_announcing(code: int):
-    script = Scripted(LATER, JSONResponse({"message": "no"}, status_code=code))
+@pytest.mark.parametrize(
+    ("code", "hint"), [(400, "NAME, ADVERTISE"), (401, "DISCOVERY_TOKEN must be a combiner's token")]
+)
+async def test_a_refusal_at_the_start_says_what_to_do(code: int, hint: str):
+    script = Scripted(LATER, JSONResponse({"message": "no\nway"}, status_code=code))
     async with serving(script) as url, asyncio.timeout(10):
-        await announcer(url).run()
+        with pytest.raises(StartupError, match=rf"refuses this combiner: no\\nway; {hint}"):
+            await announcer(url).run()
     assert len(script.asked) == 2
+
+
+@pytest.mark.parametrize("code", [400, 401])
+async def test_a_refusal_later_on_is_asked_about_again_and_again(code: int):
+    script = Scripted(ASSIGNED, JSONResponse({"message": "no"}, status_code=code))
+    async with serving(script) as url, announcing(announcer(url, interval=0.001)) as task:
+        await script.asked_times(4)
+        assert not task.done()
+
+
+async def test_it_stops_the_process_in_one_line():
+    stop = Stop()
+    supervisor = Supervisor(stop)
+    async with serving(Scripted(JSONResponse({"message": "no"}, status_code=401))) as url:
+        supervisor.spawn("announce", announcer(url).run())
+        async with asyncio.timeout(10):
+            await stop.wait()
+    assert stop.failed
+    assert "refuses this combiner: no; DISCOVERY_TOKEN" in stop.reason
+    await supervisor.stop()
+
+
+async def test_it_says_how_many_clients_there_are():
+    found: list[Load | None] = [None, Load(7, 100), Load(8, 100)]
+    script = Scripted(ASSIGNED)
+
+    async def load() -> Load | None:
+        return found.pop(0)
+
+    async with serving(script) as url:
+        ours = announcer(url)
+        ours.load = load
+        for _ in range(3):
+            await ours.announce()
+    numbers = [
+        (asked.get("combiner-active-clients"), asked.get("combiner-max-clients")) for asked, _ in script.asked
+    ]
+    assert numbers == [(None, None), ("7", "100"), ("8", "100")]
 
 
 async def test_it_waits_between_attempts_and_longer_after_each():

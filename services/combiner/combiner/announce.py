@@ -1,59 +1,46 @@
 """The combiner's side of the announce step: telling a discovery that it is there, again and again.
 
-What FEDn's own connector does once at start, with the same request and the same reading of the answers. A
-discovery that is away, restarts or says "later" only delays the next attempt: clients that know the address
-are served all along.
+What FEDn's own connector does once at start, with the same request. A discovery that is away, restarts or
+says "later" only delays the next attempt: clients that know the address are served all along.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
 
 import httpx
 import structlog
 
+from combiner.answers import Answer, Status, read_answer
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.errors import StartupError, printable
+from fedcombiner.wire.announcement import ACTIVE_CLIENTS_HEADER, MAX_CLIENTS_HEADER
+
+__all__ = ["Announcer", "Answer", "Load", "Status"]
 
 log = structlog.get_logger(__name__)
 
 INTERVAL_S: Final = 30.0
 TIMEOUT_S: Final = 10.0
-MAX_ANSWER_BYTES: Final = 64 * 1024
 RETRIES: Final = Backoff(initial=1.0, maximum=10.0)
 
-
-class Status(IntEnum):
-    """What became of an announcement; names and numbers are FEDn's."""
-
-    Unassigned = 0  # no answer, or none that makes sense: tried again
-    Assigned = 1
-    TryAgain = 2  # the discovery said so
-    UnAuthorized = 3
-    UnMatchedConfig = 4
-
-
-# Nothing that waiting could change.
-FINAL: Final = (Status.UnAuthorized, Status.UnMatchedConfig)
+# What no waiting changes at the start, and what to do about it.
+FINAL: Final = {
+    Status.UnAuthorized: "DISCOVERY_TOKEN must be a combiner's token that is known there",
+    Status.UnMatchedConfig: "NAME, ADVERTISE and DISCOVERY_URL are what it is about",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """`body` is the discovery's JSON object; `message` says for a person why it is not Assigned.
+class Load:
+    """How many clients are active in the whole stack, and how many there may be."""
 
-    `private`: it came over https all the way.
-    """
-
-    status: Status
-    message: str = ""
-    body: Mapping[str, Any] = field(default_factory=dict)
-    private: bool = False
+    active_clients: int
+    max_clients: int
 
 
 class Announcer:
@@ -88,56 +75,46 @@ class Announcer:
             "secure_grpc": secure,
         }
         self._headers = {"Authorization": f"Token {token}"} if token else {}
-        self._trust = trust
+        self._trust = trust or httpx.create_ssl_context()
         self._interval = interval
         self._retries = retries
         self.last: Answer | None = None
         self.on_assigned: Callable[[Answer], None] = lambda answer: None  # called with each such answer
+        self.load: Callable[[], Awaitable[Load | None]] | None = None  # what is told of the clients
 
     async def run(self) -> None:
-        """Announce now and every `interval` seconds. Returns only when the discovery refuses it."""
-        async with self._client() as http:
-            while True:
-                answer = await self._settle(http)
-                if answer.status in FINAL:
-                    return
-                await asyncio.sleep(self._interval)
+        """Announce now, if that is still to be done, and every `interval` seconds; never returns.
+
+        Once it was taken, a refusal is an error in the log, and only time or an operator can mend it.
+
+        Raises:
+            StartupError: it is refused at the first time.
+        """
+        answer = self.last if self.last and self.last.status is Status.Assigned else await self.first()
+        if answer.status in FINAL:
+            raise StartupError(
+                f"the discovery at {self._url} refuses this combiner: {answer.message}; {FINAL[answer.status]}"
+            )
+        while True:
+            await asyncio.sleep(self._interval)
+            await self.first()
 
     async def first(self) -> Answer:
-        """Announce until the discovery has taken this combiner or refused it."""
-        async with self._client() as http:
-            return await self._settle(http)
-
-    async def announce(self) -> Answer:
-        """One attempt. Never raises for anything that a discovery or the network does."""
-        async with self._client() as http:
-            return await self._attempt(http)
-
-    def _client(self) -> httpx.AsyncClient:
-        # Only mains read the environment, so no proxies from there.
-        return httpx.AsyncClient(
-            headers=self._headers,
-            timeout=TIMEOUT_S,
-            follow_redirects=True,
-            trust_env=False,
-            verify=True if self._trust is None else self._trust,
-        )
-
-    async def _settle(self, http: httpx.AsyncClient) -> Answer:
+        """Announce, with growing delays, until the discovery has taken this combiner or refused it."""
         for delay in self._retries.delays():
-            answer = await self._attempt(http)
+            answer = await self.announce()
             if answer.status in (Status.Assigned, *FINAL):
                 return answer
             await asyncio.sleep(delay)
         raise AssertionError("the delays have no end")
 
-    async def _attempt(self, http: httpx.AsyncClient) -> Answer:
+    async def announce(self) -> Answer:
+        """One attempt. Never raises for anything that a discovery or the network does."""
         try:
-            async with (
-                asyncio.timeout(TIMEOUT_S),
-                http.stream("POST", self._url, json=self._request) as response,
-            ):
-                answer = _answer(response, await _body(response))
+            async with asyncio.timeout(TIMEOUT_S), self._client() as http:
+                headers = await self._load_headers()
+                async with http.stream("POST", self._url, json=self._request, headers=headers) as response:
+                    answer = await read_answer(response)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             answer = Answer(Status.Unassigned, str(error) or type(error).__name__)
         if self.last is None or self.last.status is not answer.status:
@@ -147,50 +124,30 @@ class Announcer:
             self.on_assigned(answer)
         return answer
 
+    def _client(self) -> httpx.AsyncClient:
+        # Only mains read the environment, so no proxies from there.
+        return httpx.AsyncClient(
+            headers=self._headers,
+            timeout=TIMEOUT_S,
+            follow_redirects=True,
+            trust_env=False,
+            verify=self._trust,
+        )
+
+    async def _load_headers(self) -> dict[str, str]:
+        load = await self.load() if self.load else None
+        if load is None:
+            return {}
+        return {ACTIVE_CLIENTS_HEADER: str(load.active_clients), MAX_CLIENTS_HEADER: str(load.max_clients)}
+
     def _log(self, answer: Answer) -> None:
         known = {"discovery": self._url, "status": answer.status.name}
         if answer.status is Status.Assigned:
             log.info("announced", **known)
         elif answer.status in FINAL:
-            log.error(
-                "discovery refused this combiner; not announcing any more", reason=answer.message, **known
-            )
+            log.error("the discovery refuses this combiner", reason=answer.message, **known)
         else:
             log.warning("not announced yet", reason=answer.message, **known)
-
-
-async def _body(response: httpx.Response) -> bytes:
-    """The first MAX_ANSWER_BYTES of it, which do not parse if there are more."""
-    body = b""
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) > MAX_ANSWER_BYTES:
-            break
-    return body[:MAX_ANSWER_BYTES]
-
-
-def _answer(response: httpx.Response, text: bytes) -> Answer:
-    """Read as by FEDn's connector; only, a success without a status is none."""
-    code = response.status_code
-    body = _object(text)
-    message = printable(str(body.get("message") or f"HTTP {code} {response.reason_phrase}"))
-    if code == 400:
-        return Answer(Status.UnMatchedConfig, message, body)
-    if code == 401:
-        return Answer(Status.UnAuthorized, message, body)
-    if 200 <= code <= 203 and "status" in body:
-        retry = body["status"] == "retry"
-        private = all(step.url.scheme == "https" for step in (*response.history, response))
-        return Answer(Status.TryAgain, message, body) if retry else Answer(Status.Assigned, "", body, private)
-    return Answer(Status.Unassigned, message, body)
-
-
-def _object(text: bytes) -> Mapping[str, Any]:
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _split(advertise: str) -> tuple[str, int]:

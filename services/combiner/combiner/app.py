@@ -11,14 +11,14 @@ import structlog
 from combiner.adapters.figures import RedisFigures
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
-from combiner.announce import Announcer
+from combiner.announce import Announcer, Load
 from combiner.announced_tls import announced_identity
 from combiner.beats import Beats
 from combiner.catalog import Catalog
 from combiner.domain.leases import DEFAULT_WINDOWS, OutageGuard, Windows
 from combiner.inbox import Inbox
 from combiner.metrics import CombinerMetrics
-from combiner.ports import Event, Shared, StateUnavailable
+from combiner.ports import Event, Shared, StateUnavailable, View
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Feed
 from combiner.rounds.folding import Workshop
@@ -101,6 +101,8 @@ class CombinerApp:
         self._objects = health.backends.register("store")
         self._scratch = ScratchArea(settings.scratch)
         self._announcer = announcer
+        if announcer is not None:
+            announcer.load = self._load
         meter = self.meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
         self._trouble = Trouble()
@@ -221,6 +223,13 @@ class CombinerApp:
                 "Redis was lost: jobs, sessions and the newest model are lost; the store's models are listed",
                 models=found,
             )
+
+    async def _load(self) -> Load | None:
+        try:
+            active = len(await self.shared.roster.active(View.ALL))
+        except StateUnavailable:
+            return None
+        return Load(active, self.tuning.max_clients)
 
     def _on_event(self, event: Event) -> None:
         if event.what == RESYNC:

@@ -12,11 +12,9 @@ from typing import Any, Final, Literal, cast, get_args
 from discovery_mock.helpers import Generation
 from discovery_mock.registry import Combiner
 from fedcombiner.servicekit.errors import shown
+from fedcombiner.wire.announcement import ACTIVE_CLIENTS_HEADER, MAX_CLIENTS_HEADER
 
 Package = Literal["remote", "local"]
-
-ACTIVE_CLIENTS_HEADER: Final = "combiner-active-clients"
-MAX_CLIENTS_HEADER: Final = "combiner-max-clients"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,253}")
@@ -58,7 +56,7 @@ def parse_announce(body: bytes, headers: Mapping[str, str]) -> Combiner:
         port=_port(given["port"]),
         fqdn=None if fqdn in (None, "") else _host("fqdn", fqdn),
         secure=_boolean("secure_grpc", given["secure_grpc"]),
-        active_clients=_count(headers, ACTIVE_CLIENTS_HEADER) or 0,
+        active_clients=_count(headers, ACTIVE_CLIENTS_HEADER),
         max_clients=_count(headers, MAX_CLIENTS_HEADER),
     )
 

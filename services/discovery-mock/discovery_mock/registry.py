@@ -19,7 +19,7 @@ class Combiner:
     Attributes:
         fqdn: the name of a TLS ingress at port 443, if there is one.
         secure: clients speak TLS with it.
-        active_clients: how many it had then; 0 if it did not say.
+        active_clients: how many it had then; None if it did not say.
         max_clients: how many it wants at most; None if it did not say.
     """
 
@@ -28,7 +28,7 @@ class Combiner:
     port: int
     fqdn: str | None
     secure: bool
-    active_clients: int = 0
+    active_clients: int | None = None
     max_clients: int | None = None
 
 
@@ -40,10 +40,11 @@ class RegistryFull(Exception):
 class _Entry:
     combiner: Combiner
     heard: float
+    active: int
     expected: dict[str, float] = field(default_factory=dict)  # client -> when it was sent here, oldest first
 
     def load(self, without: str) -> int:
-        return self.combiner.active_clients + len(self.expected) - (without in self.expected)
+        return self.active + len(self.expected) - (without in self.expected)
 
     def has_room(self, without: str) -> bool:
         limit = self.combiner.max_clients
@@ -54,8 +55,12 @@ class _Entry:
         if len(self.expected) > MAX_EXPECTED:
             del self.expected[next(iter(self.expected))]
 
-    def count_arrived(self, now: float) -> None:
-        """Those sent here some time ago are in the number that it announces now."""
+    def hear(self, combiner: Combiner, now: float) -> None:
+        """Those sent here some time ago are in the number that it announces now, if it knows one."""
+        self.combiner, self.heard = combiner, now
+        if combiner.active_clients is None:
+            return
+        self.active = combiner.active_clients
         arrived = [client for client, sent in self.expected.items() if sent <= now - ARRIVES_S]
         for client in arrived:
             del self.expected[client]
@@ -79,12 +84,11 @@ class CombinerRegistry:
         entry = self._live().get(combiner.name)
         now = self._clock()
         if entry:
-            entry.combiner, entry.heard = combiner, now
-            entry.count_arrived(now)
+            entry.hear(combiner, now)
         elif len(self._entries) >= MAX_COMBINERS:
             raise RegistryFull
         else:
-            self._entries[combiner.name] = _Entry(combiner, now)
+            self._entries[combiner.name] = _Entry(combiner, now, combiner.active_clients or 0)
         return entry is None
 
     def choose(self, client: str, preferred: str | None = None) -> Combiner | None:
