@@ -117,6 +117,10 @@ class Pass:
         self.key = key
         self._record = record
 
+    @property
+    def role(self) -> Role:
+        return self._record.role
+
     def check_client(self, name: str) -> None:
         """Raises PermissionDenied if the token is bound to other clients than this."""
         bound = self._record.clients

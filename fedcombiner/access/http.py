@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from fedcombiner.access.gate import Gate
+from fedcombiner.access.gate import Gate, Pass
 from fedcombiner.access.table import ENDPOINTS, Access, Listener
 from fedcombiner.servicekit.errors import PermissionDenied, ServiceError, Unauthenticated
 
@@ -19,6 +19,7 @@ Refusal = Callable[[ServiceError, Access], Response]
 
 _STATUS: Final[Mapping[type[ServiceError], int]] = {Unauthenticated: 401, PermissionDenied: 403}
 _AWAY: Final = 503
+_ADMITTED: Final = "fedcombiner.admitted"
 
 
 def refusal(error: ServiceError, _access: Access) -> Response:
@@ -26,6 +27,12 @@ def refusal(error: ServiceError, _access: Access) -> Response:
     code = _STATUS.get(type(error), _AWAY)
     body = {"success": False, "message": error.message, "msg": error.message}
     return JSONResponse(body, code, {"WWW-Authenticate": "Bearer"} if code == 401 else None)
+
+
+def admitted(scope: Scope) -> Pass | None:
+    """Who has sent this request; None if no token was looked at."""
+    sender = scope.get(_ADMITTED)
+    return sender if isinstance(sender, Pass) else None
 
 
 class Protected:
@@ -47,7 +54,7 @@ class Protected:
         access = self._access(scope)
         if access is not None and not self._gate.is_open(access):
             try:
-                await self._gate.admit(access, _authorization(scope))
+                scope = {**scope, _ADMITTED: await self._gate.admit(access, _authorization(scope))}
             except ServiceError as error:
                 await self._refuse(error, access)(scope, receive, send)
                 return

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from discovery_mock.catalog import PackageCatalog
 from discovery_mock.clients import ClientDesk
-from discovery_mock.combiners import CombinerDesk
+from discovery_mock.combiners import CombinerDesk, PairFor
 from discovery_mock.helpers import HelperChoice, Helpers, Witness
 from discovery_mock.messages import not_yet
 from discovery_mock.packages import PackageDesk
+from discovery_mock.pairs import CombinerPair
 from discovery_mock.registry import CombinerRegistry
 from discovery_mock.script import Script, Scripted
 from discovery_mock.settings import DiscoverySettings
@@ -80,7 +80,7 @@ class DiscoveryApp:
         helpers = Helpers(settings.helper_old, settings.helper_new, settings.helper_by_name)
         trust = _trust(settings.combiner_ca_file)
         asked = witness or AskingWitness(settings.combiner_token.get_secret_value(), trust)
-        self._combiners = CombinerDesk(self._registry, settings.package, _no_pair)
+        self._combiners = CombinerDesk(self._registry, settings.package, _pair_for(settings))
         self._clients = ClientDesk(
             self._registry,
             self.catalog,
@@ -165,8 +165,10 @@ def _refusal(settings: DiscoverySettings, error: ServiceError, access: Access) -
     return refusal(error, access)
 
 
-def _no_pair(_request: Request) -> None:
-    return None
+def _pair_for(settings: DiscoverySettings) -> PairFor:
+    if settings.combiner_cert_file is None or settings.combiner_key_file is None:
+        return lambda _request: None
+    return CombinerPair(settings.combiner_cert_file, settings.combiner_key_file).for_sender
 
 
 async def serve(

@@ -18,6 +18,7 @@ from discovery_mock.messages import (
 )
 from discovery_mock.registry import CombinerRegistry
 from discovery_mock.web import TRY_LATER, Answer, body_of
+from fedcombiner.access.http import admitted
 from fedcombiner.modelstorage.store import STORE_AWAY
 
 log = structlog.get_logger(__name__)
@@ -47,18 +48,21 @@ class ClientDesk:
 
     async def assign(self, request: Request) -> Answer:
         """`GET /assign`, of 0.5."""
-        return await self._answer(parse_assign(request.query_params))
+        return await self._answer(request, parse_assign(request.query_params))
 
     async def add_client(self, request: Request) -> Answer:
         """`POST /add_client`, of 0.6 to 0.20."""
         authorization = request.headers.get("authorization", "")
-        return await self._answer(parse_add_client(await body_of(request), authorization))
+        return await self._answer(request, parse_add_client(await body_of(request), authorization))
 
     async def add(self, request: Request) -> Answer:
         """`POST /api/v1/clients/add`, of 0.21 and newer."""
-        return await self._answer(parse_new_client(await body_of(request)))
+        return await self._answer(request, parse_new_client(await body_of(request)))
 
-    async def _answer(self, client: ClientRequest) -> Answer:
+    async def _answer(self, request: Request, client: ClientRequest) -> Answer:
+        sender = admitted(request.scope)
+        if sender:
+            sender.check_client(client.name)
         package = client.package or self._package
         missing = await self._missing(package)
         combiner = None if missing else self._registry.choose(client.name, client.preferred_combiner)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from fedcombiner.access.policy import AccessSettings
 from fedcombiner.modelstorage.settings import StoreSettings
@@ -46,6 +46,20 @@ class DiscoverySettings(AccessSettings, StoreSettings):
         description="PEM file of the authorities to trust at combiners that speak TLS, which clients are told"
         " to trust, too; unset: public ones",
     )
+    combiner_cert_file: Path | None = Field(
+        None,
+        description="PEM file of the certificate that combiners get over https for a combiner's token; unset:"
+        " they have their own",
+    )
+    combiner_key_file: Path | None = Field(
+        None, description="PEM file of the private key that fits COMBINER_CERT_FILE"
+    )
     combiner_token: SecretStr = Field(
         SecretStr(""), description="a controller's token, to ask combiners which clients they know"
     )
+
+    @model_validator(mode="after")
+    def _pair_is_complete(self) -> Self:
+        if (self.combiner_cert_file is None) != (self.combiner_key_file is None):
+            raise ValueError("COMBINER_CERT_FILE and COMBINER_KEY_FILE are needed together")
+        return self

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from discovery_mock.messages import BadRequest, refused
 from fedcombiner.modelstorage.store import StoreFull
-from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound, ServiceError
+from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ServiceError
 from fedcombiner.servicekit.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,7 @@ Handler = Callable[[Request], Awaitable[Answer | Response]]
 _STATUS: Final[Mapping[type[ServiceError], int]] = {
     InvalidArgument: 400,
     NotFound: 404,
+    PermissionDenied: 403,
     Aborted: 409,
     StoreFull: 507,
 }
