@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedcombiner.cli import backup, certs, events, export, resources, status, storage, tokens, upkeep
+from fedcombiner.cli import backup, certs, events, export, packages, resources, status, storage, tokens, upkeep
 from fedcombiner.cli import demo as training
 from fedcombiner.cli.output import (
     INTERRUPTED,
@@ -40,6 +40,7 @@ app.add_typer(resources.sessions, name="session")
 app.add_typer(resources.jobs, name="job")
 app.add_typer(storage.app, name="storage")
 app.add_typer(certs.app, name="certs")
+app.add_typer(packages.app, name="package")
 app.add_typer(tokens.app, name="token")
 app.command()(status.status)
 app.command()(resources.clients)

@@ -81,8 +81,13 @@ def call(
         async with OperatorClient(server, trust=trust, token=token, patience=patience) as operator:
             return await work(operator)
 
+    return finish(run())
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; what goes wrong becomes a sentence and an exit code."""
     try:
-        return asyncio.run(run())
+        return asyncio.run(work)
     except (ServerUnreachable, TlsFailed) as error:
         raise unreachable(error) from None
     except ServiceError as error:

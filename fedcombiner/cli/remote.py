@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -53,17 +53,18 @@ _OPTIONS: Final[dict[str, tuple[Any, object]]] = {
 }
 
 
-def remote(command: Callable[..., None]) -> Callable[..., None]:
+def remote(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
     """Give a command the options here. Their callbacks put them where `output.options` finds them."""
+    added = {name: option for name, option in _OPTIONS.items() if name not in without}
 
     @functools.wraps(command)
     def with_options(*args: Any, **kwargs: Any) -> None:
-        command(*args, **{name: value for name, value in kwargs.items() if name not in _OPTIONS})
+        command(*args, **{name: value for name, value in kwargs.items() if name not in added})
 
     own = inspect.signature(command, eval_str=True)
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _OPTIONS.items()
+        for name, (annotation, default) in added.items()
     ]
     with_options.__signature__ = own.replace(parameters=[*own.parameters.values(), *extra])  # type: ignore[attr-defined]
     with_options.__annotations__ = {

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from discovery_mock.catalog import PackageCatalog
 from typer.testing import CliRunner
 
 from fedcombiner.cli.main import app
@@ -91,13 +92,26 @@ def root(url: str, bucket: str) -> S3Location:
     return S3Location(url, bucket, ROOT_USER, ROOT_SECRET)
 
 
-def test_discovery_keeps_packages(minio: str) -> None:
+async def test_discovery_keeps_packages(minio: str, tmp_path: Path) -> None:
     bucket = "bucket-of-packages"
     assert run(environment(minio, bucket), "setup")[0] == 0
-    client = connect(S3Location(minio, bucket, "discovery", SECRETS["discovery"]))
-    client.put_object(bucket, "packages/p", io.BytesIO(b"p"), 1)
-    assert [entry.object_name for entry in client.list_objects(bucket, prefix="packages/")] == ["packages/p"]
-    client.remove_object(bucket, "packages/p")
+    archive = tmp_path / "p.tgz"
+    archive.write_bytes(pattern(9 << 20))
+    discovery = store(minio, bucket, "discovery", tmp_path / "scratch")
+    await discovery.start()
+    catalog = PackageCatalog(discovery)
+    package = await catalog.put(archive, "p")
+    for _ in range(7):
+        await catalog.activate(package)
+    assert await PackageCatalog(discovery).active() == package
+    await discovery.close()
+    names = [entry.object_name for entry in connect(root(minio, bucket)).list_objects(bucket, recursive=True)]
+    assert {str(name).partition("/")[0] for name in names} == {"packages", "probe"}
+    strangers = store(minio, bucket, "modelstore", tmp_path / "scratch")
+    await strangers.start()
+    with pytest.raises(StoreRefused, match="AccessDenied"):
+        await PackageCatalog(strangers).put(archive, "p")
+    await strangers.close()
 
 
 def test_setting_up_twice_changes_nothing_but_a_new_secret(minio: str) -> None:

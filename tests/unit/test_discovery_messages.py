@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from discovery_mock.fields import BadRequest
 from discovery_mock.helpers import Generation
 from discovery_mock.messages import (
-    BadRequest,
     ClientRequest,
     parse_add_client,
     parse_announce,

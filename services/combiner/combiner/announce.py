@@ -92,8 +92,9 @@ class Announcer:
         """
         answer = self.last if self.last and self.last.status is Status.Assigned else await self.first()
         if answer.status in FINAL:
+            hint = FINAL[answer.status]
             raise StartupError(
-                f"the discovery at {self._url} refuses this combiner: {answer.message}; {FINAL[answer.status]}"
+                f"the discovery at {self._url} refuses this combiner: {answer.message}; {hint}"
             )
         while True:
             await asyncio.sleep(self._interval)

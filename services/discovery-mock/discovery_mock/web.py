@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from discovery_mock.messages import BadRequest, refused
+from discovery_mock.fields import BadRequest
+from discovery_mock.messages import refused
 from fedcombiner.modelstorage.store import StoreFull
 from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ServiceError
 from fedcombiner.servicekit.metrics import Metrics
