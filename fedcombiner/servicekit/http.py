@@ -45,6 +45,8 @@ class HttpServer:
             lifespan="off",
             log_config=None,
             access_log=False,
+            # Whether a request came over https is known from the connection, not from what the caller says.
+            proxy_headers=False,
             server_header=False,
             # The header is renewed by a loop that wakes ten times a second; without it nothing has to run.
             date_header=False,

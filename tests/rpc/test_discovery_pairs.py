@@ -96,13 +96,12 @@ def announcer(url: str, certificates: Certificates, token: str, **changes: objec
 
 
 async def told(url: str, certificates: Certificates, token: str, **changes: object) -> object:
-    """Certificate and key in the answer to an announcement."""
+    """Certificate and key in the answer to an announcement, which says of itself that it came over https."""
     body = {**ANNOUNCE, "secure_grpc": True, **changes}
+    headers = {"Authorization": f"Bearer {token}", "X-Forwarded-Proto": "https"}
     verify = ssl.create_default_context(cafile=certificates.ca)
     async with httpx.AsyncClient(verify=verify, trust_env=False) as http:
-        answer = await http.post(
-            f"{url}/add_combiner", json=body, headers={"Authorization": f"Bearer {token}"}
-        )
+        answer = await http.post(f"{url}/add_combiner", json=body, headers=headers)
     return answer.json()["certificate"], answer.json()["key"]
 
 
