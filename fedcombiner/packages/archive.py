@@ -68,14 +68,8 @@ def check_archive(path: Path, limits: PackageLimits) -> None:
         with closing(_Unzipped(file, limits.unpacked_bytes + _MAX_HEADERS_BYTES)) as unzipped:
             try:
                 _check_entries(unzipped, limits)
-            except (
-                tarfile.TarError,
-                EOFError,
-                zlib.error,
-                ValueError,
-                OverflowError,
-                RecursionError,
-            ) as error:
+                unzipped.read_out()
+            except _UNREADABLE as error:
                 raise BadPackage(f"the archive is no readable tar.gz: {printable(str(error))}") from None
 
 
@@ -157,6 +151,12 @@ class _Unzipped:
         while (ahead := position - self.tell()) > 0 and self._gzip.read(min(ahead, _SKIP_BYTES)):
             pass
         return self.tell()
+
+    def read_out(self) -> None:
+        """To its end, where the checksum is."""
+        while self._gzip.read(_SKIP_BYTES):
+            if self.tell() > self._most_bytes:
+                raise BadPackage(f"the archive unpacks to more than {self._most_bytes} bytes")
 
     def close(self) -> None:
         self._gzip.close()

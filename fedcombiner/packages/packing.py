@@ -1,6 +1,7 @@
 """Making a compute package of what a person has: a folder, a zip, or a tar.gz that stays as it is.
 
-Neither times nor owners nor the order of a directory get into it, so the same files have the same checksum.
+Neither times nor owners nor the order of a directory get into it, so the same files have the same checksum
+wherever zlib is the same.
 """
 
 from __future__ import annotations

@@ -12,16 +12,17 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedcombiner.packages.archive import PackageLimits, check_archive
 from fedcombiner.packages.names import BadPackage, inner_path
 from fedcombiner.packages.packing import pack
-from tests.packages_kit import FILES, YAML, archive, entry
+from tests.packages_kit import FILES, YAML, archive, archive_of, entry
 
 LIMITS = PackageLimits(archive_bytes=1 << 20, unpacked_bytes=4 << 20, entries=50)
 
@@ -108,6 +109,9 @@ BYTES = [
     (lambda data: b"PK\x03\x04" + data, "clients cannot unpack zip"),
     (lambda data: data[:100], "no readable tar.gz"),
     (lambda data: data[:12] + b"\0\0\0" + data[15:], "no readable"),
+    (lambda data: data[:2] + b"\7" + data[3:], "no readable tar.gz: Unknown compression method"),
+    (lambda data: data[:-8] + b"\0" * 8, "no readable tar.gz: CRC check failed"),
+    (lambda data: data[:-4], "no readable tar.gz"),
     (lambda data: gzip.compress(b"text, not a tar" * 100), "no readable tar.gz"),
     (lambda data: gzip.compress(b""), "no readable tar.gz"),
     (lambda data: random.Random(1).randbytes(2 << 20), "allowed: 1048576"),
@@ -156,6 +160,23 @@ def test_a_bomb_costs_neither_memory_nor_time(tmp_path: Path) -> None:
         "the archive has headers larger than any package needs",
         "the files have more than 1073741824 bytes together",
     ], done.stderr
+
+
+TAR = gzip.decompress(archive_of(b"print(1)"))
+CHANGES = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=12)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(changes=CHANGES, cut=st.integers(0, len(TAR)))
+def test_no_bytes_break_the_check(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(TAR)
+    for position, byte in changes:
+        data[position] = byte
+    path = tmp_path / "p.tgz"
+    for tar in (data, data[:cut]):
+        path.write_bytes(gzip.compress(tar, 1))
+        with suppress(BadPackage):
+            check_archive(path, LIMITS)
 
 
 @given(st.text(st.sampled_from("a./\\:.é\n\0 "), max_size=20))
