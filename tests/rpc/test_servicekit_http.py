@@ -139,3 +139,19 @@ async def test_an_error_in_a_handler_is_hidden_and_logged(caplog: pytest.LogCapt
     await server.stop()
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
     assert "secret-token" in caplog.text
+
+
+async def test_a_caller_cannot_say_that_it_came_over_https_or_from_elsewhere() -> None:
+    async def say(request: Request) -> PlainTextResponse:
+        assert request.client is not None
+        return PlainTextResponse(f"{request.url.scheme} {request.client.host}")
+
+    server = HttpServer(Starlette(routes=[Route("/", say)]), "127.0.0.1", 0)
+    await server.start()
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            claims = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "10.1.2.3"}
+            answer = await client.get(f"http://127.0.0.1:{server.port}", headers=claims)
+    finally:
+        await server.stop()
+    assert answer.text == "http 127.0.0.1"
