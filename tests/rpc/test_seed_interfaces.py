@@ -191,13 +191,21 @@ def test_tls_is_verified(seed_server: Server, tmp_path: Path, certificates: Cert
             assert interface_to(combiner, certificate=trusted).report()["name"] == "seed"
             with Channel("localhost", combiner.port, trusted).get_channel() as channel:
                 assert report_name(channel) == "seed"
-        for distrusted in (certificates.other_ca.read_bytes(), None):
-            with pytest.raises(CombinerUnavailableError):
-                interface_to(combiner, certificate=distrusted, timeout=1.0).report()
+        for distrusted, why in (
+            (certificates.other_ca.read_bytes(), "no authority that this client trusts has signed it"),
+            (None, "the server speaks TLS, this client does not"),
+        ):
+            with pytest.raises(CombinerUnavailableError, match=why):
+                interface_to(combiner, certificate=distrusted).report()
             with Channel("localhost", combiner.port, distrusted).get_channel() as channel:
                 with pytest.raises(grpc.RpcError) as refused:
                     report_name(channel)
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_combiner_without_tls_says_so(seed: Combiner, certificates: Certificates) -> None:
+    with pytest.raises(CombinerUnavailableError, match="the server does not speak TLS"):
+        interface_to(seed, certificate=certificates.ca_pem).report()
 
 
 def test_a_combiner_with_tokens_asks_for_one(seed_server: Server, tmp_path: Path) -> None:

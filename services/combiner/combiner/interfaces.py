@@ -8,19 +8,22 @@ Every method blocks and is for plain threads; every call has a deadline.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 from google.protobuf.json_format import MessageToJson
 
 from combiner.channel import Channel, target_of, trust_in
 from combiner.interfacejson import read_document, to_base64
-from fedcombiner.client.errors import ModelNotFound, rpc_errors
+from fedcombiner.client.errors import ModelNotFound, TlsFailed, rpc_errors
 from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.messages import parameters
 from fedcombiner.client.transfer import download_bytes
+from fedcombiner.client.trust import tls_trouble
 from fedcombiner.servicekit.errors import DeadlineExceeded, Unavailable
 from fedcombiner.servicekit.loopthread import LoopThread
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
@@ -232,5 +235,16 @@ class CombinerInterface:
 
     async def _call(self, call: Callable[[Link], Awaitable[T]]) -> T:
         async with Link(self._target, metadata=token_metadata(self._token), trust=self._trust) as link:
-            with rpc_errors():
-                return await call(link)
+            try:
+                with rpc_errors():
+                    return await call(link)
+            except Unavailable:
+                await self._check_tls()
+                raise
+
+    async def _check_tls(self) -> None:
+        """Raise TlsFailed if that is why there is no answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                if trouble := await tls_trouble(self._target, self._trust):
+                    raise TlsFailed(self._target, trouble)
