@@ -13,12 +13,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from combiner.aggregation import AGGREGATORS
-from combiner.domain.config import ID_ALLOWED, MAX_ROUND_TIMEOUT, ConfigError, RoundConfig
+from combiner.domain.config import ID_ALLOWED, MAX_ROUND_TIMEOUT, ConfigError
 from combiner.domain.params import Params, is_id
 from combiner.domain.types import Kind
 from combiner.helpers import Helper
 from combiner.modelservice import ModelService
 from combiner.ports import StateUnavailable
+from combiner.roundresult import training_result, validation_result
 from combiner.servicers.common import IN_PROCESS
 from combiner.servicers.control import config_error
 from combiner.servicers.operator import JobsServicer
@@ -90,7 +91,7 @@ class RoundController:
 
         Raises as `push_round_config` does.
         """
-        return _training_result(self._execute({**round_config, "task": Kind.TRAINING}), self.server.id)
+        return training_result(self._execute({**round_config, "task": Kind.TRAINING}), self.server.id)
 
     def execute_validation_round(self, round_config: Mapping[str, Any]) -> dict[str, Any]:
         """Coordinate validation rounds as specified in config, after those that are queued before it.
@@ -105,10 +106,7 @@ class RoundController:
         Raises as `push_round_config` does.
         """
         job = self._execute({"task": Kind.VALIDATION, **round_config})
-        return {
-            **_result(job, self.server.id),
-            "data": {answer.client: answer.data for answer in job.answers},
-        }
+        return validation_result(job, self.server.id)
 
     def load_model_update(self, helper: Helper, model_id: str) -> Any:
         """Load model update in its native format: what `helper.load` makes of it.
@@ -245,32 +243,3 @@ async def _copy(source: ModelStore, target: ModelStore, key: ObjectKey) -> None:
         async for chunk in chunks:
             await writer.write(chunk)
         await writer.commit()
-
-
-def _result(job: pb.Job, name: str) -> dict[str, Any]:
-    return {
-        "status": "Success" if job.state == pb.SUCCEEDED else "Failed",
-        "reason": job.reason,
-        "name": name,
-        "config": {**job.config, "_job_id": job.job_id},
-        "round_id": job.round_id,
-    }
-
-
-def _training_result(job: pb.Job, name: str) -> dict[str, Any]:
-    """As FEDn's combiner reports a round to its controller; models are loaded while they are checked."""
-    config, timings = RoundConfig.parse(job.config), job.timings
-    data = {
-        "nr_expected_updates": len(job.asked),
-        "nr_required_updates": config.clients_required,
-        "timeout": config.round_timeout,
-        "time_combination": timings["folding"] + timings["writing"],
-        "aggregation_time": {
-            "time_model_load": timings["checking"],
-            "time_model_aggregation": timings["folding"],
-            "nr_aggregated_models": len(job.accepted),
-        },
-    }
-    model = {"model_id": job.model_id} if job.model_id else {}
-    taken = job.ended_at - (job.started_at or job.ended_at)
-    return {**_result(job, name), **model, "data": data, "time_exec_training": taken}
