@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedcombiner.cli import backup, certs, events, export, packages, resources, status, storage, tokens, upkeep
+from fedcombiner.cli import (
+    backup,
+    certs,
+    events,
+    export,
+    packages,
+    resources,
+    status,
+    storage,
+    tokens,
+    upkeep,
+)
 from fedcombiner.cli import demo as training
 from fedcombiner.cli.output import (
     INTERRUPTED,

@@ -54,7 +54,8 @@ def put(
 ) -> None:
     """Pack and check a folder or an archive, and upload it. The same files are the same package.
 
-    Example: combiner package put ./client --name mnist
+    Examples:
+      combiner package put ./client --name mnist
     """
     name = name or _ENDINGS.sub("", source.resolve().name)
 
@@ -69,7 +70,11 @@ def put(
 @app.command("list")
 @_at_discovery
 def list_packages(context: typer.Context, url: Url = DEFAULT_URL) -> None:
-    """List packages, the oldest first."""
+    """List packages, the oldest first.
+
+    Examples:
+      combiner package list
+    """
     found = _call(context, url, lambda client: client.list())
     show_list(context, found, _COLUMNS, "No package yet: `combiner package put DIR`.")
 
@@ -84,7 +89,8 @@ def get(
 ) -> None:
     """Download a package; of a name, the newest.
 
-    Example: combiner package get client.tgz mnist
+    Examples:
+      combiner package get client.tgz mnist
     """
     show_one(context, _call(context, url, lambda client: client.get(package, file)))
 
@@ -94,7 +100,8 @@ def get(
 def activate(context: typer.Context, package: Wanted, url: Url = DEFAULT_URL) -> None:
     """Give a package to clients from now on; of a name, the newest.
 
-    Example: combiner package activate mnist
+    Examples:
+      combiner package activate mnist
     """
     show_one(context, _call(context, url, lambda client: client.activate(package)))
 

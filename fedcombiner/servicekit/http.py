@@ -48,8 +48,6 @@ class HttpServer:
             # Whether a request came over https is known from the connection, not from what the caller says.
             proxy_headers=False,
             server_header=False,
-            # A caller on this machine could say that it came over https, or from anywhere.
-            proxy_headers=False,
             # The header is renewed by a loop that wakes ten times a second; without it nothing has to run.
             date_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,
