@@ -35,8 +35,10 @@ async def test_the_past_in_words_and_as_json(combiner: Replica) -> None:
 
 
 async def test_following_ends_with_ctrl_c(combiner: Replica) -> None:
+    # Who runs in the background of a shell, and all its children, has SIGINT ignored.
     words = [
         "-c",
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from fedcombiner.cli.main import main; main()",
         "events",
         "--follow",
