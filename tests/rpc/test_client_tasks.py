@@ -170,8 +170,9 @@ async def test_a_stream_cut_in_mid_training_does_not_stop_the_training(fake: Fak
         trainer.go_on.set()
         await fake.until(lambda: fake.updates, "the answer")
         fake.give("alice", training("m", "t2"))
-        await fake.until(lambda: len(fake.updates) == 2, "the next answer")
-    assert [u.correlation_id for u in fake.updates] == ["t1", "t2"]
+        await fake.until(lambda: fake.updates[-1].correlation_id == "t2", "the next answer")
+    # The repeated task may come when the first is answered already; its second answer counts for nothing.
+    assert list(dict.fromkeys(u.correlation_id for u in fake.updates)) == ["t1", "t2"]
 
 
 async def test_a_server_that_restarts_in_mid_training_gets_the_update(fake: FakeCombiner) -> None:
