@@ -12,6 +12,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from fedcombiner.access.gate import Gate, Pass
+from fedcombiner.access.secret import header
 from fedcombiner.access.table import ENDPOINTS, Access, Listener
 from fedcombiner.servicekit.errors import PermissionDenied, ServiceError, Unauthenticated
 
@@ -53,8 +54,9 @@ class Protected:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = self._access(scope)
         if access is not None and not self._gate.is_open(access):
+            authorization = header(Headers(scope=scope).getlist("authorization"))
             try:
-                scope = {**scope, _ADMITTED: await self._gate.admit(access, _authorization(scope))}
+                scope = {**scope, _ADMITTED: await self._gate.admit(access, authorization)}
             except ServiceError as error:
                 await self._refuse(error, access)(scope, receive, send)
                 return
@@ -85,11 +87,3 @@ def _rows(route: Route, rows: Mapping[str, Access]) -> Mapping[str, Access]:
             raise LookupError(f"{name}: has no row in fedcombiner/access/table.py")
         found[method] = rows[name]
     return found
-
-
-def _authorization(scope: Scope) -> str | None:
-    """The header's value; empty, which is no token, if it is there more than once."""
-    values = Headers(scope=scope).getlist("authorization")
-    if not values:
-        return None
-    return values[0] if len(values) == 1 else ""

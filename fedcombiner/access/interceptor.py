@@ -15,6 +15,7 @@ import structlog
 
 from fedcombiner.access.gate import Gate, Pass
 from fedcombiner.access.roles import Role
+from fedcombiner.access.secret import header
 from fedcombiner.access.table import RPCS, Access
 from fedcombiner.servicekit.errors import (
     MEANT_TRAILER,
@@ -31,11 +32,10 @@ from fedcombiner.servicekit.interceptor import (
     with_behaviour,
     write_responses,
 )
-from fedcombiner.wire.eras import STREAM_TASKS, identity
+from fedcombiner.wire.eras import REFUSAL_HOLD_S, STREAM_TASKS, identity
 
 log = structlog.get_logger(__name__)
 
-HOLD_S: Final = 5.0
 MAX_HELD: Final = 10_000  # refused streams; with so many, the next ones are refused at once
 
 _NOBODY: Final = Access(frozenset())
@@ -74,7 +74,7 @@ class _WaitingRoom:
             return
         self._held += 1
         try:
-            await asyncio.sleep(HOLD_S)
+            await asyncio.sleep(REFUSAL_HOLD_S)
         finally:
             self._held -= 1
 
@@ -110,7 +110,9 @@ class _Guarded:
             raise self._refusal(error, context) from None
 
     async def _admit(self, request: Any, context: Context) -> Pass:
-        admitted = await self._gate.admit(self._access, _authorization(context))
+        metadata = context.invocation_metadata() or ()
+        authorization = header([str(value) for key, value in metadata if key == "authorization"])
+        admitted = await self._gate.admit(self._access, authorization)
         # Raw messages, and streams of them, name nobody: an Upload has no sender in any FEDn client.
         sender = getattr(request, "sender", None)
         if self._for_clients and sender is not None:
@@ -126,11 +128,3 @@ class _Guarded:
             return error
         context.set_trailing_metadata(((MEANT_TRAILER, error.code.name),))
         return Unavailable(f"{error.code.name}: {error.message}")
-
-
-def _authorization(context: Context) -> str | None:
-    """The header's value; empty, which is no token, if it is there more than once."""
-    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    if not values:
-        return None
-    return str(values[0]) if len(values) == 1 else ""

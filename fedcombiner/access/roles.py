@@ -12,12 +12,3 @@ class Role(StrEnum):
     COMBINER = "combiner"
     CONTROLLER = "controller"
     OPERATOR = "operator"
-
-
-MEANING = {
-    Role.CLIENT: "takes part in the federation: streams, answers, models, its compute package",
-    Role.COMBINER: "announces itself to the discovery",
-    Role.CONTROLLER: "drives training: jobs, sessions, models, packages",
-    Role.OPERATOR: "may call everything",
-}
-"""What a role is for, for a person."""

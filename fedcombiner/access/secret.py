@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from fedcombiner.servicekit.errors import Unauthenticated
@@ -32,6 +33,13 @@ def new_token() -> str:
 def digest(token: str) -> str:
     """What is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def header(values: Sequence[str]) -> str | None:
+    """One value of the authorization headers of a call; empty, which is no token, if there are several."""
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else ""
 
 
 def presented(authorization: str | None) -> str:

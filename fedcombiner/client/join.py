@@ -16,6 +16,7 @@ from fedcombiner.client.trust import Trust
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.servicekit.errors import printable
+from fedcombiner.servicekit.replies import host_in, json_object, over_https
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +69,16 @@ async def join(
         ServerUnreachable: there was no assignment for `give_up_after` seconds; None: ask for ever.
     """
     headers = {"Authorization": f"Token {token}"} if token else {}
-    proxies = not is_loopback(_host(discovery))
+    host = host_in(discovery)
+    if not host:
+        raise JoinRefused(f"{printable(discovery)} is not an http or https URL")
     # This library brings along what it computes, so there need be no compute package.
     body = {"client_id": name, "preferred_combiner": preferred_combiner, "package": "local"}
     url = f"{discovery.rstrip('/')}/add_client"
     async with httpx.AsyncClient(
         headers=headers,
         timeout=_TIMEOUT,
-        trust_env=proxies,
+        trust_env=not is_loopback(host),
         follow_redirects=True,
         verify=True if trust is None else trust.context(),
     ) as http:
@@ -91,18 +94,8 @@ async def join(
         return await retry(ask, on=ServerUnreachable, timeout=give_up_after, backoff=backoff)
 
 
-def _host(discovery: str) -> str:
-    try:
-        url = httpx.URL(discovery)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise JoinRefused(f"{printable(discovery)} is not an http or https URL")
-    return url.host
-
-
 def _read(discovery: str, response: httpx.Response, trust: Trust | None) -> Assignment:
-    body = _json(response)
+    body = json_object(response.content)
     message = printable(str(body.get("message") or response.reason_phrase))
     code = response.status_code
     if code in _RETRY_CODES or code >= 500 or body.get("status") == "retry":
@@ -110,7 +103,7 @@ def _read(discovery: str, response: httpx.Response, trust: Trust | None) -> Assi
     if code != 200:
         raise JoinRefused(f"discovery at {discovery} refused this client: {code} {message}")
     try:
-        return _assignment(body, trust, verified=_verified(response))
+        return _assignment(body, trust, verified=over_https(response))
     except (KeyError, TypeError, ValueError) as error:
         raise JoinRefused(
             f"discovery at {discovery} sent an assignment that makes no sense: {error!r}"
@@ -125,19 +118,6 @@ def _assignment(body: dict[str, Any], trust: Trust | None, *, verified: bool) ->
     elif fqdn:
         trust = trust or Trust()
     return Assignment(address, host, trust)
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _verified(response: httpx.Response) -> bool:
-    """Whether nobody on the way had a hand in it."""
-    return all(step.url.scheme == "https" for step in (*response.history, response))
 
 
 def _refused_certificate(error: BaseException | None) -> bool:

@@ -26,6 +26,7 @@ from fedcombiner.servicekit.errors import (
     from_status,
     printable,
 )
+from fedcombiner.servicekit.replies import host_in, json_object
 from fedcombiner.wire.chunks import CHUNK_SIZE
 
 _TIMEOUT: Final = httpx.Timeout(10.0, read=60.0, write=60.0)  # seconds
@@ -61,12 +62,15 @@ class PackagesClient:
     """
 
     def __init__(self, url: str, *, trust: Trust | None = None, token: str = "") -> None:
+        host = host_in(url)
+        if not host:
+            raise InvalidArgument("discovery", url, "an http or https URL such as http://localhost:8092")
         self._url = url
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=_TIMEOUT,
-            trust_env=not is_loopback(_host(url)),
+            trust_env=not is_loopback(host),
             verify=True if trust is None else trust.context(),
         )
 
@@ -136,7 +140,7 @@ class PackagesClient:
             response = await self._http.request(method, path, **request)
         if response.status_code not in (200, 201):
             raise _refusal(response)
-        found = _json(response)
+        found = json_object(response.content)
         if not found:
             raise FailedPrecondition(f"{self._url} answers, but is no discovery of this stack")
         return found
@@ -155,16 +159,6 @@ async def _chunks(archive: Path) -> AsyncGenerator[bytes, None]:
             yield chunk
 
 
-def _host(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise InvalidArgument("discovery", url, "an http or https URL such as http://localhost:8092")
-    return parsed.host
-
-
 def _segment(package: str) -> str:
     """A name or id as one part of a path. Raises InvalidArgument."""
     if not _PACKAGE.fullmatch(package):
@@ -174,13 +168,8 @@ def _segment(package: str) -> str:
 
 def _refusal(response: httpx.Response) -> ServiceError:
     code = _CODES.get(response.status_code, grpc.StatusCode.UNKNOWN)
-    message = _json(response).get("message") or f"HTTP {response.status_code} {response.reason_phrase}"
+    message = (
+        json_object(response.content).get("message")
+        or f"HTTP {response.status_code} {response.reason_phrase}"
+    )
     return from_status(code, printable(str(message), _MESSAGE_CHARS))
-
-
-def _json(response: httpx.Response) -> Row:
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -35,6 +35,9 @@ TRAINING = fedn_pb2.MODEL_UPDATE
 VALIDATION = fedn_pb2.MODEL_VALIDATION
 PREDICTION = fedn_pb2.MODEL_PREDICTION
 
+# Seconds that a refused stream is held: FEDn's clients come back at once, up to a thousand times a second.
+REFUSAL_HOLD_S = 5.0
+
 # Which tasks each subscription carries; the value is `TaskRequest.type` of the task.
 STREAM_TASKS: Mapping[str, frozenset[int]] = MappingProxyType(
     {

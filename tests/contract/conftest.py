@@ -11,15 +11,13 @@ import redis
 from combiner.adapters.state import RedisState
 
 from tests.contract.s3_kit import MinioServer, minio_binary
-from tests.contract.state_kit import Bench, Server
+from tests.contract.state_kit import Bench, Server, running_server
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

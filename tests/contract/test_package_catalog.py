@@ -14,6 +14,7 @@ from discovery_mock.catalog import FRESH_S, Package, PackageCatalog
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreUnavailable
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound
+from tests.clock import Clock
 from tests.contract.s3_kit import new_place
 from tests.contract.store_kit import Home, files_under, pattern
 
@@ -32,13 +33,6 @@ async def store(home: Home) -> AsyncIterator[ModelStore]:
     await store.start()
     yield store
     await store.close()
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

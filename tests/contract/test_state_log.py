@@ -20,16 +20,15 @@ from tests.contract.state_kit import (
     new_job,
     opened,
     receive,
+    running_server,
 )
 
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
     """For tests that kill it."""
-    server = Server()
-    server.start()
-    yield server
-    server.close()
+    with running_server() as server:
+        yield server
 
 
 def kill_connections(bench: Bench) -> None:

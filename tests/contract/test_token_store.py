@@ -12,7 +12,7 @@ from fedcombiner.access.record import TokenRecord
 from fedcombiner.access.redis_tokens import RedisTokens
 from fedcombiner.access.roles import Role
 from fedcombiner.access.store import TokenStore, TokensUnavailable
-from tests.contract.state_kit import Server
+from tests.contract.state_kit import Server, running_server
 
 _PREFIXES = itertools.count(1)
 A = TokenRecord(id="a", role=Role.CLIENT, name="Alice's", clients=("c1", "c2"), created=1.5, expires=9.0)
@@ -21,10 +21,8 @@ B = TokenRecord(id="b", role=Role.OPERATOR, created=2.0)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

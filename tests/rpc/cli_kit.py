@@ -12,18 +12,28 @@ from fedcombiner.cli.main import app
 from tests.rpc.combiner_kit import DEADLINE, Replica
 
 
-async def run(replica: Replica, *words: str, typed: str | None = None) -> Result:
-    """`combiner WORDS --server …` in a thread, which has a loop of its own. `typed`: on its stdin."""
-    command = [*words, "--server", replica.address]
-    call = asyncio.to_thread(CliRunner().invoke, app, command, input=typed)
-    result = await asyncio.wait_for(call, DEADLINE)
+async def invoke(
+    *words: str, typed: str | None = None, deadline: float = DEADLINE, **environment: str
+) -> Result:
+    """`combiner WORDS` in a thread, which has a loop of its own. `typed`: on its stdin."""
+    call = asyncio.to_thread(CliRunner().invoke, app, words, input=typed, env=environment)
+    result = await asyncio.wait_for(call, deadline)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
 
 
-async def rows(replica: Replica, *words: str) -> list[dict[str, Any]]:
-    """What a command that succeeds says with `--json`."""
-    result = await run(replica, *words, "--json")
+def printed(result: Result) -> list[dict[str, Any]]:
+    """What a command that succeeded said with `--json`."""
     assert result.exit_code == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+async def run(replica: Replica, *words: str, typed: str | None = None) -> Result:
+    """As `invoke`, against this combiner."""
+    return await invoke(*words, "--server", replica.address, typed=typed)
+
+
+async def rows(replica: Replica, *words: str) -> list[dict[str, Any]]:
+    """What a command that succeeds says with `--json`."""
+    return printed(await run(replica, *words, "--json"))

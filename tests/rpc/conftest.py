@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from combiner.server import Combiner
 
-from tests.contract.state_kit import Server
+from tests.contract.state_kit import Server, running_server
 from tests.rpc.combiner_kit import Replica, Stack, no_task_left
 from tests.rpc.seed_kit import seed_combiner
 
@@ -18,10 +18,24 @@ _PREFIXES = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A Redis for one test alone, to be killed and stopped."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def frail(server: Server, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A stack on that Redis."""
+    async with no_task_left():
+        made = Stack(server.url, "fc:", tmp_path)
+        yield made
+        await made.close()
 
 
 @pytest.fixture
@@ -40,10 +54,8 @@ async def combiner(stack: Stack) -> Replica:
 
 @pytest.fixture(scope="module")
 def seed_server() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def short_waits() -> Iterator[None]:
         yield
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedcombiner.access.interceptor.HOLD_S", 0.01)
+        patch.setattr("fedcombiner.access.interceptor.REFUSAL_HOLD_S", 0.01)
         patch.setattr("fedcombiner.access.known.LOOK_AGAIN_S", 0.01)
         patch.setattr("combiner.servicers.streams.REFUSAL_HOLD_S", 0.01)
         patch.setattr(StreamHub, "idle", reached)

@@ -40,7 +40,7 @@ def redis_url(redis_server: Server) -> str:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedcombiner.access.interceptor.HOLD_S", 0.2)
+    monkeypatch.setattr("fedcombiner.access.interceptor.REFUSAL_HOLD_S", 0.2)
     monkeypatch.setattr("fedcombiner.access.known.REFRESH_S", 0.05)
     monkeypatch.setattr("fedcombiner.access.known.LOOK_AGAIN_S", 0.05)
 
@@ -117,7 +117,7 @@ async def test_a_refused_stream_is_held_first(address: str, rpc: str) -> None:
 async def test_with_too_many_held_the_next_is_refused_at_once(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedcombiner.access.interceptor.HOLD_S", 5 * DEADLINE)
+    monkeypatch.setattr("fedcombiner.access.interceptor.REFUSAL_HOLD_S", 5 * DEADLINE)
     monkeypatch.setattr("fedcombiner.access.interceptor.MAX_HELD", 1)
     async with link(address, "wrong") as channel:
         streams = [channel.combiner.TaskStream(Messages("c1", "0.8").subscription) for _ in range(2)]

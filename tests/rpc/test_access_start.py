@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -107,27 +107,19 @@ async def test_tokens_that_cannot_be_checked_make_nobody_give_up(tmp_path: Path)
         assert (await http.get("/packages")).status_code == 200
 
 
-@pytest.fixture
-def mortal() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
-
-
-async def test_the_last_copy_counts_while_redis_is_away(mortal: Server, tmp_path: Path) -> None:
-    await put_tokens(mortal.url)
+async def test_the_last_copy_counts_while_redis_is_away(server: Server, tmp_path: Path) -> None:
+    await put_tokens(server.url)
     settings = ModelstoreSettings(
         **LOCAL,
         **scratch(tmp_path),
-        redis_url=mortal.url,
+        redis_url=server.url,
         operator_token=OPERATOR,
         require_client_tokens=True,
     )
     async with running(modelstore.app.serve, settings) as (port, _):
         address = f"127.0.0.1:{port}"
         assert await download(address, TOKENS["client"]) is None
-        mortal.kill()
+        server.kill()
         assert await download(address, TOKENS["client"]) is None
         for token, words in (("fct_expired", "Token expired"), ("fct_wrong", "cannot be checked")):
             error = await download(address, token)

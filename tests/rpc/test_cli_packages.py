@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,13 +10,13 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from fedcombiner.cli.main import app
 from fedcombiner.client.packages import PackagesClient
 from fedcombiner.servicekit.errors import InvalidArgument
 from fedcombiner.servicekit.http import HttpServer
 from tests.packages_kit import FILES, archive, archive_of
+from tests.rpc import cli_kit
 from tests.rpc.discovery_kit import Discovery
 from tests.rpc.test_discovery_pairs import discovering
 from tests.tls_kit import Certificates
@@ -43,20 +41,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def run(url: str, *words: str, **environment: str) -> Result:
-    """`combiner package WORDS` in a thread, which has a loop of its own."""
-    command = ["package", *words, "--discovery", url]
-    call = asyncio.to_thread(CliRunner().invoke, app, command, env=environment)
+    """`combiner package WORDS` against this discovery."""
     with capture_logs():  # of the discovery, which is in this process
-        result = await asyncio.wait_for(call, DEADLINE)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+        return await cli_kit.invoke("package", *words, "--discovery", url, deadline=DEADLINE, **environment)
 
 
 async def rows(url: str, *words: str) -> list[dict[str, Any]]:
-    result = await run(url, *words, "--json")
-    assert result.exit_code == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
+    return cli_kit.printed(await run(url, *words, "--json"))
 
 
 async def test_a_folder_is_put_and_given_to_clients(discovery: Discovery, folder: Path) -> None:

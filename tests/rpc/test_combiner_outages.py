@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -27,7 +26,6 @@ from tests.rpc.combiner_kit import (
     Replica,
     Stack,
     eventually,
-    no_task_left,
     one_hot,
     put_seed,
     reasons,
@@ -36,24 +34,6 @@ from tests.rpc.combiner_kit import (
     until_job,
     weights_of,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A Redis for one test alone, to be killed and stopped."""
-    server = Server()
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-async def frail(server: Server, tmp_path: Path) -> AsyncIterator[Stack]:
-    """A stack on that Redis."""
-    async with no_task_left():
-        made = Stack(server.url, "fc:", tmp_path)
-        yield made
-        await made.close()
 
 
 @contextmanager

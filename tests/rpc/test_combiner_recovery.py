@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ from tests.rpc.combiner_kit import (
     Replica,
     Stack,
     eventually,
-    no_task_left,
     one_hot,
     put_seed,
     reasons,
@@ -31,23 +28,6 @@ from tests.rpc.combiner_kit import (
     until_job,
     weights_of,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A Redis for one test alone."""
-    server = Server()
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-async def frail(server: Server, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with no_task_left():
-        made = Stack(server.url, "fc:", tmp_path)
-        yield made
-        await made.close()
 
 
 async def test_a_client_that_failed_while_the_store_was_away_is_asked_again(combiner: Replica) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ from tests.rpc.combiner_kit import (
     until_job,
 )
 from tests.rpc.upkeep_kit import age, grow_old, objects, put_made_model, put_object
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    server.start()
-    yield server
-    server.close()
 
 
 def named(removals: list[upkeep_pb2.Removal]) -> set[tuple[str, str]]:

@@ -7,12 +7,7 @@ from discovery_mock import helpers as helpers_module
 from discovery_mock.helpers import Generation, HelperChoice, Helpers
 from discovery_mock.registry import ARRIVES_S, Combiner, CombinerRegistry
 
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from combiner.rounds.feed import Feed
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.worker import Worker
 
+from tests.clock import Clock
+
 DEADLINE = 20.0
 WINDOW = 6.0
 ME = "me"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Book:
@@ -102,7 +96,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.book = Book()
-        self.clock = Clock()
+        self.clock = Clock(1000.0)
         self.guard = OutageGuard(10.0)
         self.running: dict[str, list[Lease]] = {"job": [], "session": []}
         self.ending: dict[str, BaseException | None] = {}

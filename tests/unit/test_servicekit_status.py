@@ -5,19 +5,12 @@ from structlog.testing import capture_logs
 
 from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.status import Backends, Readiness
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000.0)
 
 
 @pytest.fixture

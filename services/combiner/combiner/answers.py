@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -11,6 +10,7 @@ from typing import Any, Final
 import httpx
 
 from fedcombiner.servicekit.errors import printable
+from fedcombiner.servicekit.replies import json_object, over_https
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 
@@ -47,12 +47,11 @@ async def read_answer(response: httpx.Response) -> Answer:
     Raises:
         httpx.HTTPError: the body does not come whole.
     """
-    body = _object(await _body(response))
+    body = json_object(await _body(response))
     status = _status(response.status_code, body)
     reason = f"HTTP {response.status_code} {response.reason_phrase}"
     message = "" if status is Status.Assigned else printable(str(body.get("message") or reason))
-    private = all(step.url.scheme == "https" for step in (*response.history, response))
-    return Answer(status, message, body, private)
+    return Answer(status, message, body, private=over_https(response))
 
 
 def _status(code: int, body: Mapping[str, Any]) -> Status:
@@ -73,11 +72,3 @@ async def _body(response: httpx.Response) -> bytes:
         if len(body) > MAX_ANSWER_BYTES:
             break
     return body[:MAX_ANSWER_BYTES]
-
-
-def _object(text: bytes) -> Mapping[str, Any]:
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}

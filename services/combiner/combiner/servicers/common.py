@@ -18,8 +18,6 @@ IN_PROCESS: Final = cast(Context, None)
 
 NAME_MAX = 256
 NAME_ALLOWED = f"1 to {NAME_MAX} printable characters"
-# A refused stream is held this long: FEDn's clients come back at once, up to a thousand times a second.
-REFUSAL_HOLD_S = 5.0
 
 
 def client_name(sender: fedn_pb2.Client) -> str:

@@ -17,11 +17,11 @@ from combiner.domain.updates import parse_task_data, parse_update_meta
 from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import StateUnavailable, Task, Tasks, View
 from combiner.rounds.meter import Meter
-from combiner.servicers.common import NAME_ALLOWED, REFUSAL_HOLD_S, Context, client_name, redis_away
+from combiner.servicers.common import NAME_ALLOWED, Context, client_name, redis_away
 from combiner.streams import StreamHub
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 from fedcombiner.wire import eras
-from fedcombiner.wire.eras import Era, era_of_subscription
+from fedcombiner.wire.eras import REFUSAL_HOLD_S, Era, era_of_subscription
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.registry import OLD_PACKAGE, with_package
 
