@@ -3,7 +3,8 @@
     python -m benchmarks.rounds --clients 10 --elements 25000000 --format stored --arrival together
 
 The clients are simulated in this process, on the same cores as the stack. `one-by-one`: each client sends its
-update when the one before it is folded; `together`: all train for no time at all.
+update when the one before it is folded; `together`: all train for no time at all. They connect over one
+heartbeat interval, so that their heartbeats are spread as those of clients on machines of their own are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from fedcombiner.client.made_up import MadeUp, sent_as_is
 from fedcombiner.client.messages import Task
 from fedcombiner.client.simulate import SimulatedFleet
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+
+HEARTBEAT_INTERVAL = 2.0  # seconds
 
 
 def make_update(path: Path, elements: int, deflated: bool) -> None:
@@ -54,6 +57,8 @@ async def one_round(stack: Stack, args: argparse.Namespace, update: Path, client
         workload=lambda i: kind(i, sent_as_is(update)),
         name=f"n{clients}-{{:04d}}",
         clients_per_connection=1 if clients <= 1000 else 10,
+        heartbeat_interval=HEARTBEAT_INTERVAL,
+        ramp=HEARTBEAT_INTERVAL,
     )
     async with fleet, OperatorClient(stack.address) as operator:
         await fleet.wait_connected(60)

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from combiner.catalog import FOUND
 
 from fedcombiner.client.made_up import MadeUp, one_hot
 from fedcombiner.client.simulate import SimulatedFleet
@@ -19,7 +20,7 @@ from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import upkeep_pb2, upkeep_pb2_grpc
 from tests.contract.state_kit import Server
 from tests.rpc import cli_kit
-from tests.rpc.combiner_kit import WIDTH, Connected, Replica, Stack, put_seed, training, until_job
+from tests.rpc.combiner_kit import WIDTH, Connected, Replica, Stack, eventually, put_seed, training, until_job
 
 
 @pytest.fixture
@@ -62,6 +63,32 @@ async def test_a_state_moves_to_another_stack(combiner: Replica, second: Replica
     assert await second.operator.list_jobs() == await combiner.operator.list_jobs()
     assert await second.operator.list_models() == await combiner.operator.list_models()
     assert await second.operator.describe_model() == await combiner.operator.describe_model()
+
+
+async def test_models_that_were_only_found_are_no_state_to_lose(
+    combiner: Replica, redis_server: Server, tmp_path: Path, stack: Stack
+) -> None:
+    await a_past(combiner)
+    file = tmp_path / "state.gz"
+    await combiner.operator.backup(file)
+    unsaved = await put_seed(combiner)
+    fresh = await Stack(redis_server.url, f"{stack._prefix}fresh:", tmp_path).combiner()
+    stack._replicas.append(fresh)
+
+    async def all_found() -> bool:
+        return [model.name for model in await fresh.operator.list_models()] == [FOUND] * 4
+
+    await eventually(all_found, "the models of the store are listed")
+    [restored] = await cli_kit.rows(fresh, "restore", str(file))
+    assert restored["restored"]["model"] == 3
+    by_id = {model.model_id: model for model in await fresh.operator.list_models()}
+    assert by_id.pop(unsaved).name == FOUND
+    was = {model.model_id: model for model in await combiner.operator.list_models()}
+    del was[unsaved]
+    assert by_id == was
+    again = await cli_kit.run(fresh, "restore", str(file))
+    assert (again.exit_code, "1 jobs" in again.stderr) == (2, False)
+    assert "8 jobs, sessions and models are there" in again.stderr
 
 
 async def test_a_round_in_the_middle_goes_on_elsewhere(

@@ -1,4 +1,5 @@
 local key = P .. 'model:' .. a.model_id
+if call('SISMEMBER', P .. 'found', a.model_id) == 1 then model_forget(a.model_id) end
 if call('EXISTS', key) == 1 then return 0 end
 local refused = model_refused(a.model_id)
 if refused then return refused end

@@ -1,3 +1,5 @@
 for _, model in ipairs(a.models) do
-  if not model_refused(model.model_id) then model_register(model) end
+  if not model_refused(model.model_id) and model_register(model) then
+    call('SADD', P .. 'found', model.model_id)
+  end
 end

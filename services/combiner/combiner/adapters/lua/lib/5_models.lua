@@ -54,5 +54,6 @@ local function model_forget(id)
   local session_id = cjson.decode(call('HGET', P .. 'model:' .. id, 'doc')).session_id
   call('UNLINK', P .. 'model:' .. id, P .. 'model-clients:' .. id)
   call('ZREM', P .. 'all:model', id)
+  call('SREM', P .. 'found', id)
   call('ZREM', P .. 'session-models:' .. session_id, id)
 end
