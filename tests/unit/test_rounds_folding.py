@@ -6,6 +6,8 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Lease, LeaseLost
 from combiner.rounds.folding import Folder, RoundFailed, Workshop
+from combiner.specs import Specs
 
 from fedcombiner.client.made_up import to_npz
-from fedcombiner.modelstorage.store import ObjectKey, ObjectNotFound, StoreUnavailable
+from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, ObjectNotFound, StoreUnavailable
 
 PARENT = ObjectKey("models", "parent")
 
@@ -33,6 +36,13 @@ class Back:
 
     def put(self, key: str, content: bytes) -> None:
         (self._root / key).write_bytes(content)
+
+    async def head(self, key: ObjectKey) -> ObjectInfo | None:
+        path = self._root / key.id
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        return ObjectInfo(key, len(content), sha256(content).hexdigest(), datetime.now(UTC))
 
     @asynccontextmanager
     async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
@@ -83,7 +93,14 @@ async def folder(back: Back, tmp_path: Path) -> AsyncIterator[Folder]:
 async def a_folder(back: Back, workshop: Workshop, parent: ObjectKey = PARENT) -> Folder:
     ports: Any = back
     return await Folder.open(
-        Lease("job:j1", 1), ports, ports, workshop, parent=parent, aggregator="fedavg", meter=ports
+        Lease("job:j1", 1),
+        ports,
+        ports,
+        workshop,
+        parent=parent,
+        specs=Specs(ports),
+        aggregator="fedavg",
+        meter=ports,
     )
 
 

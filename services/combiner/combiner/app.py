@@ -34,6 +34,7 @@ from combiner.servicers.streams import CombinerServicer
 from combiner.servicers.tokens import TokensServicer
 from combiner.servicers.upkeep import REDIS, UpkeepServicer
 from combiner.settings import CombinerSettings, replica_name
+from combiner.specs import Specs
 from combiner.statuses import Statuses
 from combiner.streams import StreamHub
 from combiner.tuning import Tuning
@@ -118,10 +119,19 @@ class CombinerApp:
             answer_hold_s=settings.answer_hold_seconds,
         )
         self.tuning = Tuning(shared.settings, settings.max_clients)
-        self.catalog = Catalog(shared.models, store, settings.max_model_bytes)
+        specs = Specs(store)
+        self.catalog = Catalog(shared.models, store, specs, settings.max_model_bytes)
         self._workshop = Workshop(self._scratch.directory, settings.fold_slots)
         tools = Tools(
-            shared, store, self.feed, SharedClock(shared.log), self._workshop, guard, self._trouble, meter
+            shared,
+            store,
+            specs,
+            self.feed,
+            SharedClock(shared.log),
+            self._workshop,
+            guard,
+            self._trouble,
+            meter,
         )
         self._worker = Worker(
             replica,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from combiner.domain.types import Model
 from combiner.ports import Conflict, Models
+from combiner.specs import Specs
 from fedcombiner.modelstorage.formats import FormatError
-from fedcombiner.modelstorage.formats.npz import read_spec
 from fedcombiner.modelstorage.store import ModelStore, ObjectInfo, ObjectKey, parse_id
 from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound
 
@@ -21,9 +19,10 @@ FOUND = "found in the store; where it comes from was lost with Redis"
 class Catalog:
     """`max_bytes`: of the arrays of a model, in memory. An archive of a thousandth of that can hold them."""
 
-    def __init__(self, models: Models, store: ModelStore, max_bytes: int) -> None:
+    def __init__(self, models: Models, store: ModelStore, specs: Specs, max_bytes: int) -> None:
         self._models = models
         self._store = store
+        self._specs = specs
         self._max_bytes = max_bytes
 
     async def adopt(self, model_id: str, *, field: str = "model_id", name: str = "") -> Model:
@@ -42,9 +41,10 @@ class Catalog:
         target, upload = ObjectKey("models", model_id), ObjectKey("uploads", model_id)
         info = await self._store.head(target)
         if info is None:
-            if await self._store.head(upload) is None:
+            uploaded = await self._store.head(upload)
+            if uploaded is None:
                 raise NotFound(f"{field}: there is no model and no completed upload named {model_id}")
-            await self._check(upload, field)
+            await self._check(uploaded, field)
             info = await self._store.copy(upload, target)
         try:
             model = await self._models.register(
@@ -68,14 +68,14 @@ class Catalog:
         await self._models.mark_complete()
         return len(objects)
 
-    async def _check(self, key: ObjectKey, field: str) -> None:
-        async with self._store.local_file(key) as path:
-            try:
-                spec = await asyncio.to_thread(read_spec, path)
-            except FormatError as error:
-                raise InvalidArgument(
-                    field, key.id, f"an npz archive of numeric arrays ({error.detail})"
-                ) from error
+    async def _check(self, upload: ObjectInfo, field: str) -> None:
+        key = upload.key
+        try:
+            spec = await self._specs.of(upload)
+        except FormatError as error:
+            raise InvalidArgument(
+                field, key.id, f"an npz archive of numeric arrays ({error.detail})"
+            ) from error
         if spec.nbytes > self._max_bytes:
             shown = f"{key.id} with arrays of {spec.nbytes} bytes"
             raise InvalidArgument(field, shown, f"at most {self._max_bytes} bytes (MAX_MODEL_BYTES)")

@@ -23,8 +23,9 @@ from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Jobs, Lease
 from combiner.rounds.meter import Meter
 from combiner.rounds.waiting import steady
+from combiner.specs import Specs
 from fedcombiner.modelstorage.formats import FormatError, ModelSpec
-from fedcombiner.modelstorage.formats.npz import CheckedUpdate, check_update, read_spec
+from fedcombiner.modelstorage.formats.npz import CheckedUpdate, check_update
 from fedcombiner.modelstorage.store import (
     ModelStore,
     ObjectInfo,
@@ -103,6 +104,7 @@ class Folder:
         workshop: Workshop,
         aggregator: Aggregator,
         parent: ModelSpec,
+        specs: Specs,
         meter: Meter,
     ) -> None:
         self._lease = lease
@@ -111,6 +113,7 @@ class Folder:
         self._workshop = workshop
         self._aggregator = aggregator
         self._parent = parent
+        self._specs = specs
         self._meter = meter
         self._folding = asyncio.Lock()
         self.seconds = {"checking": 0.0, "folding": 0.0, "writing": 0.0}
@@ -124,6 +127,7 @@ class Folder:
         workshop: Workshop,
         *,
         parent: ObjectKey,
+        specs: Specs,
         aggregator: str,
         meter: Meter,
     ) -> Folder:
@@ -133,8 +137,10 @@ class Folder:
         """
 
         async def spec() -> ModelSpec:
-            async with store.local_file(parent) as path:
-                return await workshop.run(lambda: read_spec(path))
+            info = await store.head(parent)
+            if info is None:
+                raise ObjectNotFound(parent)
+            return await specs.of(info)
 
         try:
             parent_spec = await patient(spec)
@@ -149,6 +155,7 @@ class Folder:
             workshop,
             AGGREGATORS[aggregator](parent_spec, workshop.scratch),
             parent_spec,
+            specs,
             meter,
         )
 
@@ -222,6 +229,8 @@ class Folder:
         finally:
             path.unlink(missing_ok=True)
         self._note("writing", time.monotonic() - started)
+        # It has the parent's names, shapes and types, and is most likely the next parent.
+        self._specs.know(info, self._parent)
         return info
 
     async def _store_file(self, path: Path, target: ObjectKey) -> ObjectInfo:

@@ -33,6 +33,7 @@ from combiner.rounds.folding import STORE_BACKOFF, STORE_PATIENCE_S, FoldBroken,
 from combiner.rounds.meter import Meter
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import TaskSet, see_through, steady, woken
+from combiner.specs import Specs
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreFull, StoreUnavailable
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class Tools:
 
     shared: Shared
     store: ModelStore
+    specs: Specs
     feed: Feed
     clock: SharedClock
     workshop: Workshop
@@ -131,6 +133,7 @@ class JobRun:
             self._tools.store,
             self._tools.workshop,
             parent=ObjectKey("models", job.parent_model_id),
+            specs=self._tools.specs,
             aggregator=self._config.aggregator,
             meter=self._tools.meter,
         )
