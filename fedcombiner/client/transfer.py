@@ -117,7 +117,8 @@ async def _write_all(
     call: grpc.aio.StreamUnaryCall[bytes, bytes], model_id: str, source: Path | bytes, watch: Patience
 ) -> int:
     sent = 0
-    with suppress(asyncio.InvalidStateError):  # the server has answered before the end: the answer says why
+    # Both: the call has ended before we have. What it ended with says why, and the caller asks for that.
+    with suppress(asyncio.InvalidStateError, grpc.aio.InternalError):
         async with aclosing(_chunks(source)) as chunks:
             async for chunk in chunks:
                 await watch.of(call.write(encode_request(model_id, fedn_pb2.IN_PROGRESS, chunk)))

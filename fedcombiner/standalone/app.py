@@ -175,7 +175,7 @@ class Standalone:
         await lifecycle.start("combiner", combiner)
         await lifecycle.start("background tasks", supervisor)
         access.start(supervisor)
-        await health.backends.first_contact()
+        await self._stop.guard(health.backends.first_contact())
         await lifecycle.start("rpc", RpcServer(server, grace=1.0))
         lifecycle.on_stop("drain", combiner.drain)
 

@@ -349,6 +349,8 @@ async def test_a_newer_schema_is_left_alone(bench: Bench, state: RedisState) -> 
         lambda: state.jobs.counts(),
         lambda: state.jobs.close(lease, ""),
         lambda: state.leases.renew("r1", [lease]),
+        lambda: state.log.statuses([{"text": "hello"}]),
+        lambda: state.models.mark_complete(),
     ):
         with pytest.raises(SchemaTooNew):
             await step()

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import redis.asyncio
+from combiner.adapters.limits import SCHEMA
 
 from fedcombiner.client import OperatorClient
 from fedcombiner.client.made_up import MadeUp, one_hot
 from fedcombiner.client.simulate import SimulatedFleet
+from fedcombiner.standalone.redis_child import RedisChild
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 
 COMMAND = (sys.executable, "-c", "from fedcombiner.cli.main import main; main()")
@@ -119,6 +122,30 @@ async def test_the_command_does_what_it_says(tmp_path: Path) -> None:
 async def test_an_unreachable_server_is_exit_code_3() -> None:
     code, _, error = await combiner("--server", f"127.0.0.1:{free_port()}", "status")
     assert (code, "combiner serve" in error, "Traceback" in error) == (3, True, False)
+
+
+async def test_a_directory_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async def everything(layout: int | None = None) -> dict[bytes, bytes]:
+        child = RedisChild(tmp_path)
+        await child.start()
+        try:
+            async with redis.asyncio.from_url(child.url) as state:
+                if layout is not None:
+                    await state.set("fc:schema", layout)
+                return {key: await state.dump(key) async for key in state.scan_iter()}
+        finally:
+            await child.stop()
+
+    before = await everything(layout=SCHEMA + 1)
+    words = ("serve", "--port", "0", "--discovery-port", "0", "--metrics-port", "0", "--data", str(tmp_path))
+    process = await asyncio.create_subprocess_exec(*COMMAND, *words, stderr=asyncio.subprocess.PIPE)
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert b"the state of a newer version" in said
+    assert b"Traceback" not in said
+    assert b"exc_type" not in said
+    assert b"gRPC 127.0.0.1" not in said
+    assert await everything() == before
 
 
 async def test_a_session_goes_on_after_a_kill(tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ THROUGH_GATEWAY: Final = frozenset(
     | {Point("combiner", "jobs.answer", when) for when in BOTH}
     | {Point("modelstore", "store.write", when) for when in BOTH}
 )
+# Where a combiner is upgraded while it works on a round.
+UPGRADED: Final = (
+    "jobs.open",
+    "jobs.receive",
+    "jobs.accept",
+    "jobs.close",
+    "jobs.commit",
+    "sessions.advance",
+)
 # The part for every change: what promise 1 stands on.
 CORE: Final = frozenset({"jobs.receive", "jobs.accept", "jobs.commit"})
 
@@ -71,9 +80,16 @@ def victims(point: Point, programs: Programs) -> list[str]:
 def single(programs: Programs) -> Iterator[Case]:
     for point in points():
         for victim in victims(point, programs):
-            drained = (How.DRAIN,) if (victim, point.role) == (SELF, "combiner") else ()
-            for how in (*HARD, *drained):
+            for how in (*HARD, *(_in_order(point) if victim == SELF else ())):
                 yield (Fault(point, victim, how),)
+
+
+def _in_order(point: Point) -> Iterator[How]:
+    """How a combiner is stopped by its operator."""
+    if point.role == "combiner":
+        yield How.DRAIN
+        if point.step in UPGRADED:
+            yield How.UPGRADE
 
 
 def in_a_row(programs: Programs, *, seed: int = 5) -> Iterator[Case]:
@@ -114,7 +130,7 @@ PARTS: Final[Mapping[str, Callable[[Programs], list[Case]]]] = {
 
 def _is_core(fault: Fault) -> bool:
     point = fault.point
-    if point.step in CORE and fault.victim == SELF:
+    if point.step in CORE and fault.victim == SELF and fault.how is not How.UPGRADE:
         return True
     if fault.how is not How.KILL:
         return False

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from combiner.adapters.limits import SCHEMA
+
 from tests.faults.conductor import Point
+from tests.faults.service import LAYOUT
 from tests.faults.stack import COMBINERS, Stack
 
 RESTART_S: Final = 0.5  # what a supervisor takes to start a program again
 STOPPED_S: Final = 15.0
 CUT_S: Final = 9.0  # longer than a lease lives
 DRAIN_S: Final = 10.0
+LEFT_S: Final = 30.0
+REFUSED: Final = 1  # the exit code
 
 
 class How(StrEnum):
@@ -24,6 +29,7 @@ class How(StrEnum):
     STOP = "SIGSTOP 15 s"
     CUT = "cut off 9 s"
     DRAIN = "SIGTERM"
+    UPGRADE = "upgrade"
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,34 @@ async def _drained(stack: Stack, name: str) -> None:
     await _start_again(stack, name)
 
 
+async def _upgraded(stack: Stack, name: str) -> None:
+    """Drained, and back as a version with a newer layout of the state. From its first step on the other
+    combiner cannot go on: it ends, ends again when a supervisor starts it anew, and is upgraded as well.
+    """
+    new, old = stack.programs[name], stack.programs[other_combiner(name)]
+    layout = str(int(new.env.get(LAYOUT, SCHEMA)) + 1)
+    new.env[LAYOUT] = layout
+    await _drained(stack, name)
+    async with asyncio.timeout(LEFT_S):
+        assert await old.ended() == REFUSED, f"{old.name} ended with {await old.ended()}"
+    await old.start()
+    assert await old.never_ready() == REFUSED, f"{old.name} ended with {await old.ended()}"
+    old.env[LAYOUT] = layout
+    await _start_again(stack, old.name)
+
+
 _Do = Callable[[Stack, str], Awaitable[None]]
-_DO: Mapping[How, _Do] = {How.KILL: _kill, How.STOP: _stop, How.CUT: _cut, How.DRAIN: _drain}
+_DO: Mapping[How, _Do] = {
+    How.KILL: _kill,
+    How.STOP: _stop,
+    How.CUT: _cut,
+    How.DRAIN: _drain,
+    How.UPGRADE: _drain,
+}
 _RECOVER: Mapping[How, Callable[[Stack, str], Coroutine[object, object, None]]] = {
     How.KILL: _start_again,
     How.STOP: _go_on,
     How.CUT: _mend,
     How.DRAIN: _drained,
+    How.UPGRADE: _upgraded,
 }

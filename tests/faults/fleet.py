@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -47,6 +47,15 @@ def expected_shares() -> list[float]:
     """Of each client in the aggregate, if each is in it exactly once."""
     total = sum(examples_of(index) for index in range(CLIENTS))
     return [float(np.float32(examples_of(index) / total)) for index in range(CLIENTS)]
+
+
+def times_in(shares: Sequence[float]) -> list[int]:
+    """How often each client's update is in an aggregate with these shares. The client that is in it least
+    often is taken to be in it once: an average of all twice is that of all once.
+    """
+    weights = [share / examples_of(index) for index, share in enumerate(shares)]
+    once = min((weight for weight in weights if weight > 0), default=1.0)
+    return [round(weight / once) for weight in weights]
 
 
 class Client:

@@ -16,17 +16,17 @@ from pathlib import Path
 from tests.faults.cases import PARTS, Case, chosen
 from tests.faults.report import Line, errors, markdown, numbers, takeovers, told
 from tests.faults.stack import programs
-from tests.faults.trial import Trial
+from tests.faults.trial import Count, Trial
 
 
-async def run(cases: list[Case], stacks: int) -> list[Line]:
-    """In the order of the cases."""
+async def run(cases: list[Case], stacks: int, count: Count) -> list[Line]:
+    """In the order of the cases. The undisturbed sessions that the others are compared with count, too."""
     waiting = deque(cases)
     lines: dict[Case, Line] = {}
 
     async def work() -> None:
         while waiting:
-            await _on_one_stack(waiting, lines)
+            await _on_one_stack(waiting, lines, count)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(stacks, len(cases))):
@@ -34,9 +34,9 @@ async def run(cases: list[Case], stacks: int) -> list[Line]:
     return [lines[case] for case in cases]
 
 
-async def _on_one_stack(waiting: deque[Case], lines: dict[Case, Line]) -> None:
+async def _on_one_stack(waiting: deque[Case], lines: dict[Case, Line], count: Count) -> None:
     """Until there are no more cases, or one fails."""
-    trial = Trial()
+    trial = Trial(count=count)
     try:
         async with trial:
             while waiting:
@@ -69,12 +69,13 @@ def main() -> None:
     if not cases:
         sys.exit(f"no case has these words: {options.only}")
     begun = time.monotonic()
-    lines = asyncio.run(run(cases, options.stacks))
-    for text in (numbers(lines), errors(lines), *takeovers(lines)):
+    count = Count()
+    lines = asyncio.run(run(cases, options.stacks, count))
+    for text in (numbers(lines, count), errors(lines), *takeovers(lines)):
         print(text)
     print(f"{time.monotonic() - begun:.0f} s on {options.stacks} stacks")
     if options.write:
-        options.write.write_text(markdown(lines, there), "utf-8")
+        options.write.write_text(markdown(lines, count, there), "utf-8")
     sys.exit(any(line.outcome is None for line in lines))
 
 

@@ -41,7 +41,7 @@ class Program:
         self._argv = argv
         self._log = directory / f"{name}.log"
         self._ready_at = ready_at
-        self._env = {**os.environ, **(env or {})}
+        self.env = {**os.environ, **(env or {})}  # of its next start
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -59,7 +59,7 @@ class Program:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())),
                 *self._argv,
-                env=self._env,
+                env=self.env,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -78,6 +78,18 @@ class Program:
                 raise AssertionError(
                     f"{self.name} was not ready after {READY_S:g} s: see {self._log}"
                 ) from None
+
+    async def never_ready(self) -> int:
+        """Wait for its end; returns the exit code. Raises AssertionError if it serves before, or goes on."""
+        async with httpx.AsyncClient(timeout=2.0) as http:
+            try:
+                async with asyncio.timeout(READY_S):
+                    while self.alive:
+                        assert not await self._answers(http), f"{self.name} is ready: see {self._log}"
+                        await asyncio.sleep(0.02)
+            except TimeoutError:
+                raise AssertionError(f"{self.name} goes on after {READY_S:g} s: see {self._log}") from None
+        return await self.ended()
 
     async def _answers(self, http: httpx.AsyncClient) -> bool:
         try:

@@ -9,9 +9,15 @@ from typing import Final
 from tests.faults.cases import SELF, Case, Programs, describe
 from tests.faults.conductor import Point
 from tests.faults.faults import How
-from tests.faults.trial import Outcome
+from tests.faults.trial import Count, Outcome
 
-SHORT: Final = {How.KILL: "kill", How.STOP: "stop", How.CUT: "cut", How.DRAIN: "SIGTERM"}
+SHORT: Final = {
+    How.KILL: "kill",
+    How.STOP: "stop",
+    How.CUT: "cut",
+    How.DRAIN: "SIGTERM",
+    How.UPGRADE: "upgrade",
+}
 INTRODUCTION: Final = """\
 # What was pulled out, and what came of it
 
@@ -25,13 +31,16 @@ to the gateway:
 - **stop**: SIGSTOP for 15 s
 - **cut**: all its connections broken, and refused for 9 s: longer than a lease lives
 - **SIGTERM**: drained; ended with 0 within 10 s, and started again
+- **upgrade**: the same, but started again as a version whose layout of the state is newer; then the other
+  combiner must leave with 1, leave again when it is started once more, and is upgraded, too
 
 Each cell is the time in seconds from the fault to the end of the session, and it stands there only if
 all of this was true: the session and both jobs SUCCEEDED with no round tried twice; all eight updates
 accepted, none rejected, failed or unrecorded; what a client had been told to be received was in the
 journal at the moment of the fault; the aggregate has the bytes of the undisturbed run, and its one-hot
 part shows each client exactly once; one model was registered; no task, running job or lease was left
-in Redis, and every process was back.
+in Redis, and every process was back. Updates, lost and doubled are counted from the one-hot parts of all
+aggregates, those of the undisturbed sessions among them.
 """
 
 
@@ -48,30 +57,26 @@ class Line:
         return f"{self.outcome.seconds:.1f}" if self.outcome else "**failed**"
 
 
-def numbers(lines: Sequence[Line]) -> str:
-    good = [line.outcome for line in lines if line.outcome]
+def numbers(lines: Sequence[Line], count: Count) -> str:
     faults = sum(len(line.case) for line in lines)
-    updates = sum(outcome.updates for outcome in good)
-    lost = sum(outcome.lost for outcome in good)
-    doubled = sum(outcome.doubled for outcome in good)
-    failed = len(lines) - len(good)
-    return (
-        f"{faults} faults in {len(lines)} sessions ({2 * len(good)} rounds), {updates} updates: "
-        f"{lost} lost, {doubled} doubled, {failed} cases failed"
-    )
+    failed = sum(line.outcome is None for line in lines)
+    return f"{faults} faults in {count}; {failed} of {len(lines)} cases failed"
 
 
 def takeovers(lines: Sequence[Line]) -> Iterator[str]:
-    """How long the job had no owner, by what had happened to it."""
-    for how in How:
-        seconds = sorted(
-            line.outcome.takeover
-            for line in lines
-            if line.outcome and line.outcome.takeover is not None and line.case[0].how is how
-        )
-        if seconds:
-            middle = seconds[len(seconds) // 2]
-            yield f"{SHORT[how]}: {len(seconds)} times, median {middle:.2f} s, at most {seconds[-1]:.2f} s"
+    """How long the job had no owner, by what had happened to it: of one fault, and of the first of two."""
+    for number, which in ((1, ""), (2, ", the first of two")):
+        for how in How:
+            seconds = sorted(
+                line.outcome.takeover
+                for line in lines
+                if line.outcome and line.outcome.takeover is not None
+                if len(line.case) == number and line.case[0].how is how
+            )
+            if seconds:
+                middle, most = seconds[len(seconds) // 2], seconds[-1]
+                times = f"{len(seconds)} times" if len(seconds) > 1 else "once"
+                yield f"{SHORT[how]}{which}: {times}, median {middle:.2f} s, at most {most:.2f} s"
 
 
 def errors(lines: Sequence[Line]) -> str:
@@ -79,11 +84,11 @@ def errors(lines: Sequence[Line]) -> str:
     return f"SendModelUpdate calls that a client saw fail: {calls}"
 
 
-def markdown(lines: Sequence[Line], programs: Programs) -> str:
+def markdown(lines: Sequence[Line], count: Count, programs: Programs) -> str:
     single = [line for line in lines if len(line.case) == 1]
     parts = [
         INTRODUCTION.format(stack=_stack(programs)),
-        f"**{numbers(lines)}.** {errors(lines)}.\n",
+        f"**{numbers(lines, count)}.** {errors(lines)}.\n",
         "Another replica owned the job after:\n",
         *(f"- {text}" for text in takeovers(lines)),
         "\n## One fault\n",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 
 from combiner import app as combiner_app
+from combiner.adapters import limits
 from combiner.app import CombinerApp
 from combiner.settings import CombinerSettings
 from modelstore import app as modelstore_app
@@ -23,9 +24,12 @@ from fedcombiner.servicekit.settings import load_or_exit
 from tests.faults.inject import FaultyStore, Injector
 
 WITH_MODELS = "FAULTS_WITH_MODELS"
+# Which layout of the state this process is to know, as a later version would.
+LAYOUT = "FAULTS_LAYOUT"
 
 
 async def _combiner(stop: Stop, injector: Injector) -> None:
+    limits.SCHEMA = int(os.environ.get(LAYOUT, limits.SCHEMA))
     services = _with_models if os.environ.get(WITH_MODELS) else _own
     await combiner_app.serve(load_or_exit(CombinerSettings), stop, services=services, wrap=injector.wrap)
 

@@ -20,7 +20,7 @@ from typing import Final
 import psutil
 
 from tests.faults.faults import How, Struck, strike
-from tests.faults.trial import Trial
+from tests.faults.trial import Count, Trial
 
 PAUSE_S: Final = (5.0, 20.0)
 ILL_AT_ONCE: Final = 3
@@ -34,8 +34,7 @@ SERVICES: Final = ("combiner-1", "combiner-2", "modelstore-1")
 class Tally:
     """What happened so far."""
 
-    sessions: int = 0
-    updates: int = 0
+    count: Count = field(default_factory=Count)
     errors: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # name -> (time, bytes)
@@ -43,8 +42,7 @@ class Tally:
     def report(self) -> str:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(self.faults.items()))
         return (
-            f"{self.faults.total()} faults ({kinds}) in {self.sessions} sessions, "
-            f"{2 * self.sessions} rounds, {self.updates} updates: 0 lost, 0 doubled; "
+            f"{self.faults.total()} faults ({kinds}) in {self.count}; "
             f"SendModelUpdate calls that a client saw fail: {self.errors}"
         )
 
@@ -84,17 +82,14 @@ def _is_over(struck: Struck) -> bool:
     return struck.recovered.done()
 
 
-async def soak(minutes: float, seed: int) -> Tally:
-    tally = Tally()
+async def soak(minutes: float, seed: int, tally: Tally) -> None:
     begun = time.monotonic()
-    async with Trial(patience=20 * 60) as trial:
+    async with Trial(patience=20 * 60, count=tally.count) as trial:
         chaos = Chaos(trial, tally, random.Random(seed))
         making = asyncio.create_task(chaos.run(), name="chaos")
         try:
             while time.monotonic() - begun < minutes * 60:
                 outcome = await trial.run(())
-                tally.sessions += 1
-                tally.updates += outcome.updates
                 tally.errors += outcome.errors
                 _note_memory(trial, tally, time.monotonic() - begun)
                 if making.done():
@@ -103,7 +98,6 @@ async def soak(minutes: float, seed: int) -> Tally:
             making.cancel()
             await asyncio.wait([making])
             await chaos.settle()
-    return tally
 
 
 def _note_memory(trial: Trial, tally: Tally, at: float) -> None:
@@ -127,8 +121,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    tally = asyncio.run(soak(options.minutes, options.seed))
-    print(tally.report())
+    tally = Tally()
+    try:
+        asyncio.run(soak(options.minutes, options.seed, tally))
+    finally:
+        print(tally.report())
     grew = False
     for name, samples in tally.memory.items():
         before, after, more = memory_grew(samples)

@@ -19,3 +19,11 @@ async def test_a_killed_and_a_drained_owner_change_nothing() -> None:
     assert drained.takeover is not None
     assert killed.takeover is not None
     assert drained.takeover < killed.takeover
+
+
+async def test_a_rolling_upgrade_to_a_newer_layout_changes_nothing() -> None:
+    """In the middle of a round, and at the moment in which its owner has committed."""
+    async with Trial() as trial:
+        for step, when in (("jobs.receive", "before"), ("jobs.commit", "after")):
+            await trial.run([Fault(Point("combiner", step, when), "self", How.UPGRADE)])
+    assert (trial.count.sessions, trial.count.lost, trial.count.doubled) == (3, 0, 0)

@@ -22,7 +22,7 @@ from fedcombiner.client.transfer import download_bytes
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.faults.conductor import Point
 from tests.faults.faults import Fault, Struck, name_of, strike
-from tests.faults.fleet import CLIENTS, NAMES, Fleet, expected_shares, seed_model
+from tests.faults.fleet import CLIENTS, NAMES, Fleet, expected_shares, seed_model, times_in
 from tests.faults.stack import COMBINERS, Stack
 
 REACH_S: Final = 60.0
@@ -51,25 +51,51 @@ class Outcome:
         seconds: from the first fault to the end of the session.
         takeover: seconds from a fault of the job's owner until another replica owned it; None: it needed not.
         errors: SendModelUpdate calls that ended with an error at a client.
-        updates, lost, doubled: of the clients' updates, by what the aggregate shows.
     """
 
     seconds: float
     takeover: float | None
     errors: int
-    updates: int = CLIENTS
+
+
+@dataclass
+class Count:
+    """Of all sessions, also those in which a promise was broken: what the aggregates themselves show.
+
+    Attributes:
+        found: client updates in the aggregates, each as often as it is in one.
+        lost: in none, those of a session without an aggregate among them.
+        doubled: in one more often than once; how often more.
+    """
+
+    sessions: int = 0
+    found: int = 0
     lost: int = 0
     doubled: int = 0
+
+    def add(self, times: Sequence[int]) -> None:
+        """A session; `times` each client is in its aggregate."""
+        self.sessions += 1
+        self.found += sum(times)
+        self.lost += sum(number == 0 for number in times)
+        self.doubled += sum(number - 1 for number in times if number > 1)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sessions} sessions ({2 * self.sessions} rounds), {self.found} updates "
+            f"in their aggregates: {self.lost} lost, {self.doubled} doubled"
+        )
 
 
 class Trial:
     """A stack with its fleet, an operator and a seed model. Use as `async with`.
 
-    `patience`: seconds in which a session must end, whatever happens.
+    `patience`: seconds in which a session must end, whatever happens. `count` is added to.
     """
 
-    def __init__(self, patience: float = SESSION_S) -> None:
+    def __init__(self, patience: float = SESSION_S, count: Count | None = None) -> None:
         self.stack = Stack()
+        self.count = count or Count()
         self._patience = patience
         self._seed = ""
         self._undisturbed = ""  # sha256 of the aggregate
@@ -119,10 +145,12 @@ class Trial:
             running.cancel()
             self.stack.conductor.arm_next(None)
             await asyncio.gather(*(one.recovered for one in struck))
+        await self._count(session)
         await self._verify(session)
         return Outcome(seconds, takeover, self.fleet.errors - errors)
 
     async def _session(self) -> pb.Session:
+        """Its end. AssertionError: it had none, so nobody will ever see its updates."""
         try:
             async with asyncio.timeout(self._patience):
                 session_id = str(uuid.uuid4())
@@ -131,6 +159,7 @@ class Trial:
                 )
                 return await self.operator.wait_session(session_id)
         except TimeoutError:
+            self.count.add([0] * CLIENTS)
             raise AssertionError(f"the session did not end in {self._patience:g} s") from None
 
     async def _someone_at(self, point: Point, running: asyncio.Task[pb.Session]) -> int:
@@ -175,6 +204,13 @@ class Trial:
             await asyncio.sleep(LOOK_S)
         return None
 
+    async def _count(self, session: pb.Session) -> None:
+        """Before anything is verified: what is wrong is to be counted, too."""
+        shares = [0.0] * CLIENTS
+        if session.model_id not in ("", self._seed):
+            shares = _shares_in(await download_bytes(self.operator.link, session.model_id))
+        self.count.add(times_in(shares))
+
     async def _verify(self, session: pb.Session) -> None:
         self.fleet.check()
         assert (session.state, session.failed_rounds) == (pb.SUCCEEDED, 0), f"session: {session}"
@@ -194,9 +230,8 @@ class Trial:
         assert session.model_id == job.model_id
         assert len(models[0].client_metrics) == CLIENTS, models[0]
         content = await download_bytes(self.operator.link, job.model_id)
-        with np.load(io.BytesIO(content)) as arrays:
-            shares = [float(share) for share in arrays["who"]]
-        assert shares == expected_shares(), f"who is in the aggregate, and how often: {shares}"
+        shares = _shares_in(content)
+        assert shares == expected_shares(), f"how often each client is in the aggregate: {times_in(shares)}"
         sha = hashlib.sha256(content).hexdigest()
         self._undisturbed = self._undisturbed or sha
         assert sha == self._undisturbed, "the aggregate's bytes differ from the undisturbed run's"
@@ -210,6 +245,12 @@ class Trial:
         ours = {program.pid for program in self.stack.programs.values() if program.alive}
         found = {child.pid for child in psutil.Process().children() if child.is_running()}
         assert ours <= found, f"processes that are gone: {ours - found}"
+
+
+def _shares_in(aggregate: bytes) -> list[float]:
+    """Of each client."""
+    with np.load(io.BytesIO(aggregate)) as arrays:
+        return [float(share) for share in arrays["who"]]
 
 
 def _is_process(replica: str, pid: int) -> bool:

@@ -3,9 +3,11 @@
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
-import grpc
+import grpc.aio
 import pytest
+from grpc.aio._call import StreamUnaryCall
 
 from fedcombiner.client.errors import ModelNotFound, TransferBroken
 from fedcombiner.client.link import Link
@@ -98,6 +100,27 @@ async def test_an_upload_is_repeated_under_the_same_id(fake: FakeCombiner, link:
     await upload(link, "m", data)
     assert fake.models == {"m": data}
     assert set(fake.uploads) == {"m"}
+
+
+async def test_an_upload_whose_call_ends_just_before_its_last_word_is_done_again(
+    fake: FakeCombiner, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """grpc then raises an error of its own and no status, where `write` would have raised the status."""
+    says_so = StreamUnaryCall.done_writing
+    ended = 0
+
+    async def has_ended(call: Any) -> None:
+        nonlocal ended
+        ended += 1
+        if ended == 1:
+            call.cancel()
+            raise grpc.aio.InternalError("Failed to execute a batch")
+        await says_so(call)
+
+    monkeypatch.setattr(StreamUnaryCall, "done_writing", has_ended)
+    assert await upload(link, "m", b"some bytes") == 10
+    assert fake.models == {"m": b"some bytes"}
+    assert ended == 2
 
 
 async def test_a_call_that_the_server_cancels_is_an_outage_not_a_cancellation(

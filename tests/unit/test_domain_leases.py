@@ -90,6 +90,25 @@ def test_only_the_dead_owner_is_found():
     assert found == [View("job:1")]
 
 
+def test_the_next_look_is_due_when_the_first_lease_may_lapse():
+    watch = LeaseWatch(6.0)
+    assert watch.pause(0.0, 0.75) == 0.75
+    silent, lively = View("job:1"), View("job:2", "replica-b")
+    watch.observe(0.0, [silent, lively], healthy=True)
+    for i in range(1, 3):
+        watch.observe(2.5 * i, [silent, replace(lively, beat=2 + i)], healthy=True)
+    assert watch.pause(5.0, 0.75) == 0.75
+    assert watch.pause(5.5, 0.75) == 0.5
+    assert watch.pause(5.5, -0.1) == -0.1
+    assert watch.observe(6.0, [silent, replace(lively, beat=9)], healthy=True) == [silent]
+
+
+def test_a_lease_that_has_lapsed_and_stays_hurries_nobody():
+    watch = LeaseWatch(6.0)
+    assert looks(watch, View(), start=0.0, seconds=8.0) == [View()]
+    assert watch.pause(8.0, 0.75) == 0.75
+
+
 def test_clients_are_trusted_to_be_gone_only_a_whole_window_after_an_outage():
     guard = OutageGuard(10.0)
     assert not guard.settled

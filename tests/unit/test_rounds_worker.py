@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from combiner.domain.leases import OutageGuard
-from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, StateUnavailable
+from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, SchemaTooNew, StateUnavailable
 from combiner.rounds.feed import Feed
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.worker import Worker
 
+from fedcombiner.servicekit.errors import StartupError
 from tests.clock import Clock
 
 DEADLINE = 20.0
@@ -23,12 +25,15 @@ ME = "me"
 class Book:
     """Leases as Redis keeps them, with queues of work; all ports at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.jobs = self.sessions = self.leases = self.roster = self
         self.queue: list[str] = []
         self.views: dict[str, LeaseView] = {}
         self.token = 0
         self.away = False
+        self.too_new = False
+        self.look_s = 0.0
         self.released: list[str] = []
         self.forgotten: list[str] = []
         self.renewals = 0
@@ -60,6 +65,10 @@ class Book:
 
     async def renew(self, replica: str, leases: Sequence[Lease]) -> tuple[list[Lease], list[LeaseView]]:
         self._changed()
+        if self.too_new:
+            raise SchemaTooNew("state of a newer version")
+        self.clock.now += self.look_s
+        await asyncio.sleep(0)
         self.renewals += 1
         if f"replica:{replica}" not in self.views:
             self.give(f"replica:{replica}", replica)
@@ -95,8 +104,8 @@ class Bench:
     """A worker at its book. Each look at the leases is brought about by the test."""
 
     def __init__(self) -> None:
-        self.book = Book()
         self.clock = Clock(1000.0)
+        self.book = Book(self.clock)
         self.guard = OutageGuard(10.0)
         self.running: dict[str, list[Lease]] = {"job": [], "session": []}
         self.ending: dict[str, BaseException | None] = {}
@@ -231,6 +240,32 @@ async def test_an_outage_is_nobodys_death() -> None:
         await bench.look(1.9)
         await bench.look(1.9)
         await bench.until(lambda: bench.worker.works == 1, "the take-over")
+
+
+async def test_looks_that_took_a_while_still_find_a_silent_owner() -> None:
+    """As on a machine that is busy."""
+    async with working() as bench:
+        bench.book.give("job:j1", "other")
+        bench.book.look_s = WINDOW / 3.1
+        bench.say("released")
+        await bench.until(lambda: bench.worker.works == 1, "the take-over")
+
+
+async def test_looks_that_took_too_long_blame_nobody() -> None:
+    async with working() as bench:
+        bench.book.give("job:j1", "other")
+        bench.book.look_s = WINDOW / 2.9
+        bench.say("released")
+        await bench.until(lambda: bench.book.renewals > 20, "many looks")
+        assert bench.worker.works == 0
+
+
+async def test_state_of_a_newer_version_ends_the_worker_and_says_why() -> None:
+    bench = Bench()
+    bench.book.queue = ["job:j1"]
+    bench.book.too_new = True
+    with pytest.raises(StartupError, match="state of a newer version"):
+        await bench.worker.run()
 
 
 async def test_work_given_back_is_taken_at_once() -> None:

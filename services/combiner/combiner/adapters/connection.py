@@ -27,6 +27,7 @@ from combiner.adapters.limits import SCHEMA, Limits
 from combiner.ports import Conflict, Ended, LeaseLost, QueueFull, SchemaTooNew, StateUnavailable
 from fedcombiner.servicekit import redislink
 from fedcombiner.servicekit.redislink import COMMAND_S, connection_options, described
+from fedcombiner.version import __version__
 
 CONNECTIONS = 32  # of one replica; who finds all of them busy waits for COMMAND_S, then gets StateUnavailable
 
@@ -42,7 +43,10 @@ def _ours(error: RedisError | TimeoutError) -> Exception:
     text = str(error)
     code, _, rest = text.partition(" ")
     if code == "FCSCHEMA":
-        return SchemaTooNew(f"Redis holds schema {rest}, written by a newer version; this one knows {SCHEMA}")
+        return SchemaTooNew(
+            f"Redis holds the state of a newer version (layout {rest}; {__version__} knows {SCHEMA}): "
+            "run that version or a later one"
+        )
     if code in _TYPED:
         return _TYPED[code](rest)
     return StateUnavailable(described(error))
@@ -96,14 +100,9 @@ class Connection:
             return await self._scripts[name](keys=[self.prefix], args=[self._limits_json, text])
 
     async def command(self, *words: str | int) -> Any:
+        """For reading: what writes is a script, which looks at the schema before."""
         async with within(COMMAND_S):
             return await self._redis.execute_command(*words)
-
-    async def transaction(self, *commands: tuple[str | int, ...]) -> None:
-        async with within(COMMAND_S), self._redis.pipeline(transaction=True) as pipe:
-            for words in commands:
-                pipe.execute_command(*words)
-            await pipe.execute()
 
     def dedicated(self) -> Any:
         """A client with its own connection, for commands that block. The caller closes it."""

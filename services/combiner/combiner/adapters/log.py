@@ -90,10 +90,8 @@ class RedisLog:
     async def statuses(self, entries: Sequence[Mapping[str, str]]) -> None:
         """A call that is repeated because its reply was lost appends the entries twice."""
         if entries:
-            most = self._connection.limits.max_statuses
-            add: tuple[str | int, ...] = ("XADD", self._connection.key("said"), "MAXLEN", "~", most, "*")
-            commands = [(*add, *chain.from_iterable(entry.items())) for entry in entries]
-            await self._connection.transaction(*commands)
+            flat = [[*chain.from_iterable(entry.items())] for entry in entries]
+            await self._connection.run("statuses", entries=flat)
 
     async def now_ms(self) -> int:
         seconds, microseconds = await self._connection.command("TIME")

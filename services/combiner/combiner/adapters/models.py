@@ -36,7 +36,7 @@ class RedisModels:
         return bool(await self._command("EXISTS", self._complete))
 
     async def mark_complete(self) -> None:
-        await self._command("SET", self._complete, 1)
+        await self._run("models_complete")
 
     async def newest(self) -> Model | None:
         dump = await self._run("model_newest")

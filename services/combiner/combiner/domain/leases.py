@@ -92,6 +92,11 @@ class LeaseWatch:
         self._first_seen = {_key(lease): before.get(_key(lease), now) for lease in leases} if healthy else {}
         return [lease for lease in leases if not lease.owner or self._lapsed(lease, now)]
 
+    def pause(self, now: float, at_most: float) -> float:
+        """Seconds until the next look is due: `at_most`, or less if one of the leases may lapse before."""
+        ends = (seen + self._guard.window - now for seen in self._first_seen.values())
+        return min([at_most, *(end for end in ends if end > 0)])
+
     def _lapsed(self, lease: LeaseLike, now: float) -> bool:
         return now - self._first_seen.get(_key(lease), now) >= self._guard.window
 

@@ -3,8 +3,8 @@ left behind.
 
 Two loops and one task for each piece of work:
 - the claim loop sleeps until the log says that something was queued or ended;
-- the renew loop, four times in a lease window and whenever something was released, renews all leases in one
-  step and watches those of the others.
+- the renew loop, eight times in a lease window, whenever something was released and in the moment in which a
+  silent lease lapses, renews all leases in one step and watches those of the others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from combiner.rounds.feed import RESYNC, Feed
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import woken
 from fedcombiner.servicekit.backoff import Backoff, retry
+from fedcombiner.servicekit.errors import StartupError
 
 REPLICA = "replica"
 
@@ -53,9 +54,10 @@ class Worker:
         self._run = run
         self._guard = guard
         self._trouble = trouble
-        self._renew_every = lease_window / 4
-        # A look that took longer says nothing about others: Redis or this process was held up.
-        self._healthy_look = lease_window / 6
+        self._renew_every = lease_window / 8
+        # A look that took longer says nothing about others: Redis or this process was held up. Two that took
+        # just as long, the holder's and ours, with the pauses between, are still less than a window.
+        self._healthy_look = lease_window / 3
         self._monotonic = monotonic
         self._watch = LeaseWatch(lease_window)
         self._held: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
@@ -72,12 +74,17 @@ class Worker:
         return len(self._held)
 
     async def run(self) -> None:
-        """Until cancelled. Cancelling stops the work but leaves the leases: `drain` gives them back."""
+        """Until cancelled. Cancelling stops the work but leaves the leases: `drain` gives them back.
+
+        StartupError: the state is a newer version's; another process may know it.
+        """
         self._claimable.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew_loop(), name="renew leases")
                 group.create_task(self._claim_loop(), name="claim work")
+        except* SchemaTooNew as group_of_one:
+            raise StartupError(str(group_of_one.exceptions[0])) from None
         finally:
             await self._stop_work()
 
@@ -177,11 +184,11 @@ class Worker:
             try:
                 await self._renew()
             except SchemaTooNew:
-                # Ends the process, in order: another one may know this state.
                 raise
             except StateUnavailable:
                 self._look([], healthy=False)
-            await woken(self._released, self._renew_every - (self._monotonic() - started))
+            now = self._monotonic()
+            await woken(self._released, self._watch.pause(now, self._renew_every - (now - started)))
 
     async def _renew(self) -> None:
         before = self._monotonic()

@@ -1,0 +1,1 @@
+call('SET', P .. 'models:complete', 1)

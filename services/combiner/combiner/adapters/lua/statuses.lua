@@ -1,0 +1,3 @@
+for _, fields in ipairs(a.entries) do
+  call('XADD', P .. 'said', 'MAXLEN', '~', limits.max_statuses, '*', unpack(fields))
+end
