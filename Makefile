@@ -72,8 +72,8 @@ lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
 
-faults: $(STAMP) ## pull the plug at every step (40 min, STACKS=2): the matrix, and docs/faults.md
-	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) --write docs/faults.md
+faults: $(STAMP) ## pull the plug at every step (STACKS=2; NOTES=FILE to stop and go on): docs/faults.md
+	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) $(if $(NOTES),--notes $(NOTES)) --write docs/faults.md
 
 faults-core: $(STAMP) ## the part of it for every change (8 min)
 	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) --part core

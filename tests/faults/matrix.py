@@ -10,51 +10,59 @@ import argparse
 import asyncio
 import sys
 import time
-from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.cases import PARTS, Case, chosen
-from tests.faults.report import Line, errors, markdown, numbers, takeovers, told
+from tests.faults.notes import Line, Notes
+from tests.faults.report import errors, markdown, numbers, takeovers, told
 from tests.faults.stack import programs
 from tests.faults.trial import Count, Trial
 
 
-async def run(cases: list[Case], stacks: int, count: Count) -> list[Line]:
-    """In the order of the cases. The undisturbed sessions that the others are compared with count, too."""
-    waiting = deque(cases)
-    lines: dict[Case, Line] = {}
+async def run(notes: Notes, stacks: int) -> None:
+    """All cases of which there are no notes yet."""
+    waiting = notes.missing()
 
     async def work() -> None:
-        while waiting:
-            await _on_one_stack(waiting, lines, count)
+        for case in waiting:
+            await _on_one_stack(case, waiting, notes)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(stacks, len(cases))):
+        for _ in range(stacks):
             group.create_task(work())
-    return [lines[case] for case in cases]
 
 
-async def _on_one_stack(waiting: deque[Case], lines: dict[Case, Line], count: Count) -> None:
-    """Until there are no more cases, or one fails."""
-    trial = Trial(count=count)
+class _Failed(Exception):
+    """The case before is noted as failed; its stack is not to be used any more."""
+
+
+async def _on_one_stack(case: Case, following: Iterator[Case], notes: Notes) -> None:
+    """That case and those that follow, until there are no more or one fails."""
+    trial = Trial()
     try:
         async with trial:
-            while waiting:
-                case = waiting.popleft()
-                try:
-                    lines[case] = Line(case, await trial.run(case))
-                except Exception as error:
-                    where = f"logs: {trial.stack.directory}"
-                    lines[case] = Line(case, None, f"{type(error).__name__}: {error} ({where})")
-                    raise
-                finally:
-                    if case in lines:
-                        print(told(lines[case]), flush=True)
+            await _try(trial, case, notes)
+            for case in following:
+                await _try(trial, case, notes)
+    except _Failed:
+        pass  # what is left of the stack tells why
     except Exception as error:
-        if not any(
-            line.outcome is None and str(trial.stack.directory) in line.error for line in lines.values()
-        ):
-            raise RuntimeError(f"the stack did not come up; logs: {trial.stack.directory}") from error
+        raise RuntimeError(f"the stack did not come up; logs: {trial.stack.directory}") from error
+
+
+async def _try(trial: Trial, case: Case, notes: Notes) -> None:
+    outcome, wrong = None, ""
+    try:
+        outcome = await trial.run(case)
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error} (logs: {trial.stack.directory})"
+    count, trial.count = trial.count, Count()
+    line = Line(case, outcome, wrong, count)
+    notes.add(line)
+    print(told(line), flush=True)
+    if wrong:
+        raise _Failed
 
 
 def main() -> None:
@@ -62,6 +70,8 @@ def main() -> None:
     parser.add_argument("--part", choices=sorted(PARTS), default="all")
     parser.add_argument("--only", default="", help="cases whose description has all these words")
     parser.add_argument("--stacks", type=int, default=3)
+    parser.add_argument("--notes", type=Path, help="keep what came of each case here, and go on from that")
+    parser.add_argument("--backwards", action="store_true", help="help another process on the same notes")
     parser.add_argument("--write", type=Path, help="write the result as a page")
     options = parser.parse_args()
     there = programs()
@@ -69,13 +79,14 @@ def main() -> None:
     if not cases:
         sys.exit(f"no case has these words: {options.only}")
     begun = time.monotonic()
-    count = Count()
-    lines = asyncio.run(run(cases, options.stacks, count))
-    for text in (numbers(lines, count), errors(lines), *takeovers(lines)):
+    notes = Notes(cases[::-1] if options.backwards else cases, options.notes)
+    asyncio.run(run(notes, options.stacks))
+    lines = notes.lines()
+    for text in (numbers(lines), errors(lines), *takeovers(lines)):
         print(text)
     print(f"{time.monotonic() - begun:.0f} s on {options.stacks} stacks")
     if options.write:
-        options.write.write_text(markdown(lines, count, there), "utf-8")
+        options.write.write_text(markdown(lines, there), "utf-8")
     sys.exit(any(line.outcome is None for line in lines))
 
 

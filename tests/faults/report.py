@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from tests.faults.cases import SELF, Case, Programs, describe
+from tests.faults.cases import SELF, Programs, describe
 from tests.faults.conductor import Point
 from tests.faults.faults import How
-from tests.faults.trial import Count, Outcome
+from tests.faults.notes import Line
+from tests.faults.trial import Count
 
 SHORT: Final = {
     How.KILL: "kill",
@@ -44,20 +44,8 @@ aggregates, those of the undisturbed sessions among them.
 """
 
 
-@dataclass(frozen=True)
-class Line:
-    """One case: what came of it, or what was wrong."""
-
-    case: Case
-    outcome: Outcome | None
-    error: str = ""
-
-    @property
-    def cell(self) -> str:
-        return f"{self.outcome.seconds:.1f}" if self.outcome else "**failed**"
-
-
-def numbers(lines: Sequence[Line], count: Count) -> str:
+def numbers(lines: Sequence[Line]) -> str:
+    count = sum((line.count for line in lines), Count())
     faults = sum(len(line.case) for line in lines)
     failed = sum(line.outcome is None for line in lines)
     return f"{faults} faults in {count}; {failed} of {len(lines)} cases failed"
@@ -84,18 +72,18 @@ def errors(lines: Sequence[Line]) -> str:
     return f"SendModelUpdate calls that a client saw fail: {calls}"
 
 
-def markdown(lines: Sequence[Line], count: Count, programs: Programs) -> str:
+def markdown(lines: Sequence[Line], programs: Programs) -> str:
     single = [line for line in lines if len(line.case) == 1]
     parts = [
         INTRODUCTION.format(stack=_stack(programs)),
-        f"**{numbers(lines, count)}.** {errors(lines)}.\n",
+        f"**{numbers(lines)}.** {errors(lines)}.\n",
         "Another replica owned the job after:\n",
         *(f"- {text}" for text in takeovers(lines)),
         "\n## One fault\n",
         *_table(single),
         "\n## Two faults in a row\n",
         "| first | second | s |\n|---|---|---|",
-        *(f"| {line.case[0]} | {line.case[1]} | {line.cell} |" for line in lines if len(line.case) == 2),
+        *(f"| {line.case[0]} | {line.case[1]} | {_cell(line)} |" for line in lines if len(line.case) == 2),
     ]
     return "\n".join(parts) + "\n"
 
@@ -112,9 +100,13 @@ def _table(lines: Sequence[Line]) -> Iterator[str]:
     yield "|---|" + "---|" * len(columns)
     points: dict[Point, dict[str, str]] = {}
     for line in lines:
-        points.setdefault(line.case[0].point, {})[_column(line)] = line.cell
+        points.setdefault(line.case[0].point, {})[_column(line)] = _cell(line)
     for point, cells in points.items():
         yield f"| {point} | " + " | ".join(cells.get(column, "") for column in columns) + " |"
+
+
+def _cell(line: Line) -> str:
+    return f"{line.outcome.seconds:.1f}" if line.outcome else "**failed**"
 
 
 def _column(line: Line) -> str:

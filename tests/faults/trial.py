@@ -80,6 +80,14 @@ class Count:
         self.lost += sum(number == 0 for number in times)
         self.doubled += sum(number - 1 for number in times if number > 1)
 
+    def __add__(self, other: Count) -> Count:
+        return Count(
+            self.sessions + other.sessions,
+            self.found + other.found,
+            self.lost + other.lost,
+            self.doubled + other.doubled,
+        )
+
     def __str__(self) -> str:
         return (
             f"{self.sessions} sessions ({2 * self.sessions} rounds), {self.found} updates "
