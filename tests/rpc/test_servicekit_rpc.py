@@ -23,17 +23,29 @@ MAKERS: dict[str, Any] = {kind: getattr(grpc, f"{kind}_rpc_method_handler") for 
 
 
 def handler_of(kind: str, outcome: Outcome, *, writes: bool = False) -> Any:
-    """A raw bytes handler of this kind that answers b"first" if it streams, and then does `outcome`."""
+    """A raw bytes handler of this kind that answers b"first" if it streams, and then does `outcome`.
 
-    async def answer(_request: Any, context: Context) -> bytes:
+    It reads a stream of requests to its end first: a client of grpc.aio whose call is over before it has said
+    its last word takes that for INTERNAL.
+    """
+
+    async def read(request: Any) -> None:
+        if kind.startswith("stream"):
+            async for _ in request:
+                pass
+
+    async def answer(request: Any, context: Context) -> bytes:
+        await read(request)
         await outcome(context)
         return b"answer"
 
-    async def generate(_request: Any, context: Context) -> AsyncIterator[bytes]:
+    async def generate(request: Any, context: Context) -> AsyncIterator[bytes]:
+        await read(request)
         yield b"first"
         await outcome(context)
 
-    async def write(_request: Any, context: Context) -> None:
+    async def write(request: Any, context: Context) -> None:
+        await read(request)
         await context.write(b"first")
         await outcome(context)
 
