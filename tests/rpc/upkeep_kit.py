@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 from combiner.domain.types import Model
 
 from fedcombiner.modelstorage.store import Kind, ObjectKey
-from tests.rpc.combiner_kit import Replica, zeros
+from tests.rpc.combiner_kit import Replica, eventually, zeros
 
 
 async def put_object(replica: Replica, kind: Kind, object_id: str, *, days_old: float = 0) -> ObjectKey:
+    # Before that, a combiner takes what it finds in the store of a new Redis for models.
+    await eventually(replica.state.models.is_complete, "a Redis that knows the models of the store")
     content, key = zeros(), ObjectKey(kind, object_id)
     async with replica.store.writer(key, max_bytes=len(content)) as writer:
         await writer.write(content)
