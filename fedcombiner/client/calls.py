@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 from fedcombiner.client.errors import ServerUnreachable, TlsFailed, rpc_errors
-from fedcombiner.client.link import Link
-from fedcombiner.client.trust import tls_trouble
+from fedcombiner.client.link import Link, token_metadata
+from fedcombiner.client.trust import Trust, tls_trouble
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.errors import DeadlineExceeded, Unavailable
+from fedcombiner.servicekit.requests import REQUEST_ID
 
 T = TypeVar("T")
 
@@ -20,11 +23,33 @@ _AWAY: Final = (Unavailable, DeadlineExceeded)
 
 
 class Calls:
-    """What is asked is asked again for `patience` seconds while there is no answer, unless TLS is why."""
+    """What is asked is asked again for `patience` seconds while there is no answer, unless TLS is why.
 
-    address: str
-    link: Link
-    _patience: float
+    Leave it as a context manager, or `close` it.
+    """
+
+    def __init__(
+        self, address: str, *, trust: Trust | None = None, token: str | None = None, patience: float = 0.0
+    ) -> None:
+        self.address = address
+        self._patience = patience
+        self.link = Link(
+            address, metadata=(*token_metadata(token), (REQUEST_ID, uuid.uuid4().hex)), trust=trust
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self.link.close()
 
     async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
         try:

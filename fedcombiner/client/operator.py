@@ -5,33 +5,30 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from fedcombiner.client.arrays import write_arrays
 from fedcombiner.client.backup import BackupCalls
 from fedcombiner.client.calls import TIMEOUT
+from fedcombiner.client.clients import ClientsCalls
 from fedcombiner.client.events import EventsCalls
-from fedcombiner.client.link import Link, token_metadata
 from fedcombiner.client.messages import parameters, text_values
 from fedcombiner.client.patience import Progress
 from fedcombiner.client.tokens import TokensCalls
 from fedcombiner.client.transfer import PATIENCE, Sink, download, upload
 from fedcombiner.client.trust import Trust
 from fedcombiner.client.upkeep import UpkeepCalls
-from fedcombiner.servicekit.requests import REQUEST_ID
 from fedcombiner.wire.pb import fedn_pb2, fedn_pb2_grpc
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
 
 if TYPE_CHECKING:
     from fedcombiner.wire.pb.combiner.v1.combiner_pb2_grpc import (
-        ClientsAsyncStub,
         JobsAsyncStub,
         ModelsAsyncStub,
         SessionsAsyncStub,
@@ -42,10 +39,9 @@ Config = Mapping[str, object]
 
 ENDED: Final = frozenset({pb.SUCCEEDED, pb.FAILED, pb.CANCELLED})
 _ADOPT_TIMEOUT: Final = 600.0  # seconds; the server reads and copies the whole model
-_LOOK_AGAIN: Final = 0.2  # seconds
 
 
-class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls, BackupCalls):
+class OperatorClient(ClientsCalls, EventsCalls, TokensCalls, UpkeepCalls, BackupCalls):
     """Typed calls to one combiner. Leave it as a context manager, or `close` it.
 
     Everything raises `ServerUnreachable` when there is no answer for `patience` seconds (0: at the first
@@ -61,30 +57,11 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls, BackupCalls):
     def __init__(
         self, address: str, *, trust: Trust | None = None, token: str | None = None, patience: float = 0.0
     ) -> None:
-        self.address = address
-        self._patience = patience
-        self.link = Link(
-            address, metadata=(*token_metadata(token), (REQUEST_ID, uuid.uuid4().hex)), trust=trust
-        )
+        super().__init__(address, trust=trust, token=token, patience=patience)
         self._control: ControlAsyncStub = fedn_pb2_grpc.ControlStub(self.link)
         self._jobs: JobsAsyncStub = combiner_pb2_grpc.JobsStub(self.link)
         self._sessions: SessionsAsyncStub = combiner_pb2_grpc.SessionsStub(self.link)
         self._models: ModelsAsyncStub = combiner_pb2_grpc.ModelsStub(self.link)
-        self._clients: ClientsAsyncStub = combiner_pb2_grpc.ClientsStub(self.link)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await self.link.close()
 
     # Sessions
 
@@ -217,33 +194,7 @@ class OperatorClient(EventsCalls, TokensCalls, UpkeepCalls, BackupCalls):
         request = pb.ListModelsRequest(session_id=session_id, limit=limit)
         return await self._list(lambda: self._models.List(request))
 
-    # Clients and the combiner itself
-
-    async def list_clients(self, *, all: bool = False) -> list[pb.Client]:
-        """The active clients by name; with `all` also those that were not heard of lately."""
-        return await self._list(lambda: self._clients.List(pb.ListClientsRequest(all=all)))
-
-    async def find_clients(self, names: Collection[str]) -> list[pb.Client]:
-        """Those of these clients that were ever heard of."""
-        return await self._list(lambda: self._clients.List(pb.ListClientsRequest(clients=names)))
-
-    async def wait_for_clients(self, names: Collection[str], *, timeout: float) -> None:
-        """Wait until all of these clients are active.
-
-        Raises:
-            TimeoutError: some were not after `timeout` seconds; says how many.
-        """
-        deadline = asyncio.get_running_loop().time() + timeout
-        missing = set(names)
-        while True:
-            missing.difference_update(client.client for client in await self.list_clients() if client.active)
-            if not missing:
-                return
-            if asyncio.get_running_loop().time() > deadline:
-                raise TimeoutError(
-                    f"{len(missing)} of {len(names)} clients are not there, such as {min(missing)}"
-                )
-            await asyncio.sleep(_LOOK_AGAIN)  # the combiner has no call that waits for clients
+    # The combiner itself
 
     async def report(self) -> dict[str, str]:
         """What `Control.Report` says: the combiner's name, counts of active clients and of queued jobs."""

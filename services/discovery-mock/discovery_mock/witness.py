@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from discovery_mock.registry import Combiner
-from fedcombiner.client.operator import OperatorClient
+from fedcombiner.client.clients import ClientsCalls
 from fedcombiner.client.trust import Trust
 from fedcombiner.servicekit.errors import ServiceError
 
@@ -30,10 +30,12 @@ class AskingWitness:
     async def heard_lately(self, combiner: Combiner, client: str, seconds: float) -> bool:
         address = f"{combiner.fqdn}:443" if combiner.fqdn else f"{combiner.address}:{combiner.port}"
         trust = self._trust if combiner.secure or combiner.fqdn else None
-        operator = OperatorClient(address, trust=trust, token=self._token)
         try:
-            async with asyncio.timeout(TIMEOUT_S), operator:
-                found = await operator.find_clients([client])
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                ClientsCalls(address, trust=trust, token=self._token) as controller,
+            ):
+                found = await controller.find_clients([client])
         except (ServiceError, TimeoutError) as error:
             log.warning("cannot ask a combiner for a client", combiner=combiner.name, reason=str(error))
             return False
