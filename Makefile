@@ -44,9 +44,10 @@ test: $(STAMP) ## all tests that need nothing but Python, three files at a time
 fuzz: $(STAMP) ## random and damaged messages to every rpc, archives to the decoder (MINUTES=5)
 	@FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz --timeout=0
 
-lint: $(STAMP) ## ruff: rules and format
+lint: $(STAMP) ## ruff: rules and format; hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint deploy/Dockerfile
 
 types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy

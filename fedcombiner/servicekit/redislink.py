@@ -9,8 +9,16 @@ from typing import Any, Final
 
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
-from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CONNECT_S: Final = 2.0
 COMMAND_S: Final = 5.0
@@ -22,6 +30,9 @@ _MEANING: Final[Mapping[type[RedisError], str]] = {
     ReadOnlyError: "is a read-only replica",
     NoPermissionError: "lacks a permission for our user",
     BusyLoadingError: "is still loading its data",
+    AuthenticationError: "refuses the user and password in REDIS_URL",
+    RedisConnectionError: "cannot be reached (REDIS_URL)",
+    RedisTimeoutError: "cannot be reached (REDIS_URL)",
 }
 
 
@@ -40,7 +51,7 @@ def described(error: RedisError | TimeoutError) -> str:
     """What is wrong with Redis, for a person."""
     if not isinstance(error, RedisError):
         return str(error)
-    return f"Redis {_MEANING.get(type(error), 'fails')}: {error or type(error).__name__}"
+    return f"Redis {_MEANING.get(type(error), 'fails')}: {str(error) or type(error).__name__}"
 
 
 @asynccontextmanager

@@ -104,8 +104,8 @@ async def test_a_record_of_another_version_is_no_token_and_harms_no_other(
 
 async def test_a_redis_that_is_away_is_said_to_be() -> None:
     store = RedisTokens("unix:///nowhere/s")
-    with pytest.raises(TokensUnavailable, match="Redis fails"):
+    with pytest.raises(TokensUnavailable, match="Redis cannot be reached"):
         await store.load()
-    with pytest.raises(TokensUnavailable, match="Redis fails"):
+    with pytest.raises(TokensUnavailable, match="Redis cannot be reached"):
         await store.put("da", A)
     await store.aclose()

@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", 'needs(what): of the stack: "logs", "metrics", "services"')
+    config.addinivalue_line("markers", 'needs(what): of the stack: "logs", "metrics", "script", "services"')
 
 
 @pytest.fixture(scope="session")

@@ -26,12 +26,21 @@ UP_S: Final = 300.0
 # Where `combiner serve` says it is; a narrow line may be broken.
 SAID: Final = re.compile(r"gRPC\s+(\S+)\s+·\s+discovery\s+(\S+)\s+·\s+metrics\s+(\S+)/metrics")
 
+# Within a container: a request to the port of operations.
+ASK: Final = """
+import sys, urllib.request as r
+method, path, body, token = sys.argv[1:]
+headers = {"Authorization": f"Bearer {token}"} if token else {}
+request = r.Request(f"http://127.0.0.1:9464{path}", body.encode() or None, headers, method=method)
+sys.stdout.write(r.urlopen(request).read().decode())
+"""
+
 
 class Stack(Protocol):
     """Attributes:
     address: HOST:PORT of gRPC; `discovery`: URL.
     token: the operator's, "" where none is asked for.
-    can: what a scenario may need: "logs", "metrics", "services".
+    can: what a scenario may need: "logs", "metrics", "script" (of discovery's answers), "services".
     """
 
     name: str
@@ -45,6 +54,12 @@ class Stack(Protocol):
 
     async def total(self, metric: str, **labels: str) -> float:
         """The sum of a counter over all processes, now."""
+
+    async def script(self, *rules: Mapping[str, object]) -> None:
+        """Have discovery answer by these rules (docs/discovery.md)."""
+
+    async def scripted(self) -> list[dict[str, Any]]:
+        """The rules that are not used up."""
 
 
 class Remote:
@@ -65,13 +80,19 @@ class Remote:
     async def total(self, metric: str, **labels: str) -> float:
         raise NotImplementedError
 
+    async def script(self, *rules: Mapping[str, object]) -> None:
+        raise NotImplementedError
+
+    async def scripted(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
 
 class Standalone:
     """`combiner serve` as a process of its own."""
 
     name = "standalone"
     token = ""
-    can = frozenset({"logs", "metrics"})
+    can = frozenset({"logs", "metrics", "script"})
 
     def __init__(self, log: Path, address: str, discovery: str, metrics: str) -> None:
         self._log = log
@@ -86,6 +107,16 @@ class Standalone:
     async def total(self, metric: str, **labels: str) -> float:
         async with httpx.AsyncClient(trust_env=False) as http:
             return summed((await http.get(f"{self._metrics}/metrics")).text, metric, labels)
+
+    async def script(self, *rules: Mapping[str, object]) -> None:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            (await http.put(f"{self._metrics}/script", json={"rules": rules})).raise_for_status()
+
+    async def scripted(self) -> list[dict[str, Any]]:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.get(f"{self._metrics}/script")
+        rules: list[dict[str, Any]] = answer.json()["rules"]
+        return rules
 
 
 @contextmanager
@@ -117,7 +148,7 @@ class Compose:
 
     name = "compose"
     token = ""
-    can = frozenset({"logs", "metrics", "services"})
+    can = frozenset({"logs", "metrics", "script", "services"})
 
     def __init__(self) -> None:
         gateway, discovery, prometheus = (free_port() for _ in range(3))
@@ -171,12 +202,22 @@ class Compose:
 
     async def total(self, metric: str, **labels: str) -> float:
         # From the services and not by Prometheus, which knows them as they were some seconds ago.
-        page = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
-        pages = [
-            await self.do("exec", "-T", service, "python", "-c", page)
-            for service in ("combiner-1", "combiner-2", "modelstore-1", "modelstore-2")
-        ]
+        services = ("combiner-1", "combiner-2", "modelstore-1", "modelstore-2")
+        pages = [await self._operations(service, "GET", "/metrics") for service in services]
         return sum(summed(text, metric, labels) for text in pages)
+
+    async def script(self, *rules: Mapping[str, object]) -> None:
+        await self._operations("discovery-mock", "PUT", "/script", json.dumps({"rules": rules}))
+
+    async def scripted(self) -> list[dict[str, Any]]:
+        answer = json.loads(await self._operations("discovery-mock", "GET", "/script"))
+        rules: list[dict[str, Any]] = answer["rules"]
+        return rules
+
+    async def _operations(self, service: str, method: str, path: str, body: str = "") -> str:
+        """What a service answers at its port of operations, which is not published."""
+        words = (method, path, body, self.token)
+        return await self.do("exec", "-T", service, "python", "-c", ASK, *words)
 
     def save_logs(self) -> None:
         LOGS.mkdir(parents=True, exist_ok=True)

@@ -92,7 +92,7 @@ async def test_tokens_that_cannot_be_checked_make_nobody_give_up(tmp_path: Path)
         error = await download(f"127.0.0.1:{port}", "fct_client")
         assert error is not None
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert "the token cannot be checked: Redis fails" in error.details()
+        assert "the token cannot be checked: Redis cannot be reached (REDIS_URL)" in error.details()
         assert await download(f"127.0.0.1:{port}", OPERATOR) is None
     async with (
         running(discovery_mock.app.serve, DiscoverySettings(**common, **scratch(tmp_path))) as (port, _),
