@@ -98,7 +98,7 @@ images: ## build the images (DOCKER_BUILD_FLAGS goes to docker build)
 	@$(PYTHON) deploy/build_images.py deploy/docker-compose.yml deploy/compose.demo.yml
 
 up: images ## the stack in containers; what can be set is in deploy/.env
-	$(COMPOSE) up --detach --no-build --wait
+	@$(COMPOSE) up --detach --no-build --wait || exec $(PYTHON) deploy/say_why.py deploy/docker-compose.yml
 	@$(COMPOSE) ps --format 'table {{.Service}}\t{{.Status}}\t{{.Ports}}'
 
 demo-up: images ## the stack and ten clients in containers; fails if the model is bad
@@ -111,7 +111,7 @@ down: ## stop the containers; the volumes stay
 token: ## print the operator's token: export COMBINER_TOKEN=$$(make -s token)
 	@$(COMPOSE) exec -T combiner-1 cat /secrets/operator-token
 
-logs: ## what the containers say, one JSON line an event
+logs: ## what the containers say; our services one JSON line an event
 	@$(COMPOSE) logs --no-log-prefix --follow --tail 100
 
 e2e: $(STAMP) images ## the end-to-end suite against containers of its own

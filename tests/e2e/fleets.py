@@ -13,6 +13,7 @@ from fedcombiner.client import OperatorClient
 from fedcombiner.client.made_up import Content, MadeUp, one_hot, to_npz
 from fedcombiner.client.messages import Task
 from fedcombiner.client.simulate import SimulatedFleet
+from fedcombiner.client.trust import Trust
 from fedcombiner.client.workload import Fetch, Update
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.e2e.stacks import Stack
@@ -53,11 +54,20 @@ def fleet(
     content: Content | None = None,
     gate: Gate = lambda index, round_id: None,
     address: str = "",
+    trust: Trust | None = None,
+    token: str = "",
 ) -> SimulatedFleet:
     """`n` clients that answer with one-hot vectors, under names that no other scenario has."""
     made = content or one_hot(n)
     name = f"e2e-{uuid.uuid4().hex[:6]}-{{:02d}}"
-    return SimulatedFleet(n, address or stack.address, workload=lambda i: Held(i, made, gate), name=name)
+    return SimulatedFleet(
+        n,
+        address or stack.address,
+        workload=lambda i: Held(i, made, gate),
+        name=name,
+        trust=trust,
+        token=token,
+    )
 
 
 def noise_by_round(index: int, task: Task) -> bytes:

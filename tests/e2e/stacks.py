@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -155,6 +155,7 @@ class Compose:
         self.address = f"localhost:{gateway}"
         self.discovery = f"http://localhost:{discovery}"
         self.prometheus = f"http://localhost:{prometheus}"
+        self._overlays: tuple[str, ...] = ()
         self._environment = os.environ | {
             "ADVERTISE": self.address,
             "GATEWAY_PORT": str(gateway),
@@ -164,15 +165,41 @@ class Compose:
 
     def run(self, *words: str) -> str:
         """Of `docker compose`: what it printed. AssertionError with all it said when it fails."""
-        command = ["docker", "compose", "-p", PROJECT, "-f", str(ROOT / "deploy/docker-compose.yml"), *words]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
+        done = self._compose(words)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
         return done.stdout
+
+    async def refused(self, *words: str, project: str = PROJECT, **environment: str) -> str:
+        """Of `docker compose`, with this in its environment: all it said when it failed, as it must."""
+        done = await asyncio.to_thread(self._compose, words, environment, project)
+        assert done.returncode != 0, f"{' '.join(words)} did not fail"
+        return done.stdout + done.stderr
+
+    def _compose(
+        self, words: Sequence[str], environment: Mapping[str, str] | None = None, project: str = PROJECT
+    ) -> subprocess.CompletedProcess[str]:
+        files = [str(ROOT / "deploy" / name) for name in ("docker-compose.yml", *self._overlays)]
+        named = [word for file in files for word in ("-f", file)]
+        command = ["docker", "compose", "-p", project, *named, *words]
+        variables = {**self._environment, **(environment or {})}
+        return subprocess.run(command, env=variables, capture_output=True, text=True)
 
     def up(self) -> None:
         """Returns when all containers are healthy."""
         self.run("up", "--detach", "--no-build", "--wait", "--wait-timeout", f"{UP_S:.0f}")
         self.token = self.run("exec", "-T", "combiner-1", "cat", "/secrets/operator-token").strip()
+
+    @asynccontextmanager
+    async def with_overlay(self, name: str, **environment: str) -> AsyncIterator[None]:
+        """As it is with this file of deploy/ too, and then as it was."""
+        before = self._environment
+        self._overlays, self._environment = (name,), before | environment
+        try:
+            await asyncio.to_thread(self.up)
+            yield
+        finally:
+            self._overlays, self._environment = (), before
+            await asyncio.to_thread(self.up)
 
     async def do(self, *words: str) -> str:
         return await asyncio.to_thread(self.run, *words)
@@ -180,6 +207,13 @@ class Compose:
     def containers(self) -> list[dict[str, Any]]:
         """What `docker compose ps` says of each."""
         return [json.loads(line) for line in self.run("ps", "--all", "--format", "json").splitlines()]
+
+    def started(self, *services: str) -> list[str]:
+        """When the process of each was started."""
+        ids = self.run("ps", "--all", "--quiet", *services).split()
+        command = ["docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", *ids]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return sorted(done.stdout.splitlines())
 
     def logs(self) -> list[dict[str, Any]]:
         ours = ("combiner-1", "combiner-2", "modelstore-1", "modelstore-2", "discovery-mock")

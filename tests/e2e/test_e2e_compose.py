@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 
 import pytest
 
 from fedcombiner.client import OperatorClient
+from fedcombiner.client.packages import PackagesClient
 from fedcombiner.servicekit.errors import Unauthenticated
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.e2e.fleets import ended, fleet, seed, start
@@ -14,6 +17,7 @@ from tests.e2e.stacks import ROOT, Compose
 
 pytestmark = [pytest.mark.needs("services"), pytest.mark.timeout(300)]
 
+LARGEST = {"combiner-1": 160, "modelstore-1": 100, "discovery-mock": 100}
 PUBLISHED = {"gateway": 12080, "discovery-mock": 8092, "prometheus": 9090}
 
 
@@ -39,11 +43,28 @@ async def test_everything_is_healthy_and_only_the_ports_of_clients_and_operators
     assert open_ports == PUBLISHED
 
 
+async def test_what_we_add_to_the_base_image_is_small(containers: Compose) -> None:
+    services = json.loads(await containers.do("config", "--format", "json"))["services"]
+    for name, megabytes in LARGEST.items():
+        ours, base = services[name]["image"], services[name]["build"]["args"]["PYTHON_IMAGE"]
+        added = await asyncio.to_thread(size_of, ours) - await asyncio.to_thread(size_of, base)
+        assert 0 < added <= megabytes * 1_000_000, f"{ours}: {added}"
+
+
+def size_of(image: str) -> int:
+    """The bytes of all layers. Not `docker image inspect`, which may say how large they are compressed."""
+    command = ["docker", "history", "--human=false", "--format", "{{.Size}}", image]
+    return sum(map(int, subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.split()))
+
+
 async def test_nobody_is_an_operator_without_the_token(containers: Compose) -> None:
     for token in ("", "fct_wrong-but-long-enough"):
         async with OperatorClient(containers.address, token=token) as stranger:
             with pytest.raises(Unauthenticated):
                 await stranger.list_models()
+        async with PackagesClient(containers.discovery, token=token) as packages:
+            with pytest.raises(Unauthenticated):
+                await packages.list()
 
 
 async def test_alerts_fire_when_they_should(containers: Compose) -> None:

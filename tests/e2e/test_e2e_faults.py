@@ -14,7 +14,17 @@ import pytest
 
 from fedcombiner.client import OperatorClient
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
-from tests.e2e.fleets import NOISE, ended, fleet, noise_by_round, seed, start, trained, until_accepted
+from tests.e2e.fleets import (
+    NOISE,
+    ended,
+    fleet,
+    noise_by_round,
+    seed,
+    start,
+    trained,
+    until_accepted,
+    until_job,
+)
 from tests.e2e.stacks import Compose
 
 pytestmark = [pytest.mark.needs("services"), pytest.mark.timeout(600)]
@@ -28,6 +38,14 @@ SERVICES = (
     "modelstore-2",
     "discovery-mock",
     "gateway",
+    "redis",
+    "minio",
+)
+# Pauses are long, so services that do not stand in for each other share one.
+TOGETHER = (
+    "combiner-1 modelstore-1",
+    "combiner-2 modelstore-2",
+    "gateway discovery-mock",
     "redis",
     "minio",
 )
@@ -49,12 +67,12 @@ async def killed(containers: Compose, service: str, answer: asyncio.Event) -> No
 
 
 async def paused(containers: Compose, service: str, answer: asyncio.Event) -> None:
-    await containers.do("pause", service)
+    await containers.do("pause", *service.split())
     try:
         answer.set()
         await asyncio.sleep(PAUSE_S)
     finally:
-        await containers.do("unpause", service)
+        await containers.do("unpause", *service.split())
 
 
 async def reloaded(containers: Compose, service: str, answer: asyncio.Event) -> None:
@@ -99,13 +117,34 @@ async def disturbed(
 async def test_the_bytes_are_those_of_an_undisturbed_session(
     containers: Compose, operator: OperatorClient, fault: Fault
 ) -> None:
-    faults = [(fault, service) for service in SERVICES]
+    faults = [(fault, service) for service in (TOGETHER if fault is paused else SERVICES)]
     if fault is restarted:
         faults.append((reloaded, "gateway"))
     expected = await undisturbed(containers, operator, len(faults))
     sha256, jobs = await disturbed(containers, operator, faults)
     assert len(jobs) == len(faults)
     assert sha256 == expected
+
+
+async def test_a_combiner_that_is_told_to_stop_gives_its_work_away_and_ends_with_0(
+    containers: Compose, operator: OperatorClient
+) -> None:
+    gate = asyncio.Event()
+    async with fleet(containers, 4, gate=lambda index, round_id: gate) as clients:
+        await clients.wait_connected(60)
+        session = await start(operator, await seed(operator, 4), 4, rounds=2, **PATIENT)
+        await until_job(operator, session.session_id, lambda job: job.asked == 4, "clients asked")
+        await containers.do("stop", "combiner-1")
+        try:
+            states = {one["Service"]: one for one in await asyncio.to_thread(containers.containers)}
+            assert (states["combiner-1"]["State"], states["combiner-1"]["ExitCode"]) == ("exited", 0)
+            gate.set()
+            done = await ended(operator, session)
+            assert (done.state, done.failed_rounds) == (pb.SUCCEEDED, 0), done.reason
+            for job in await trained(operator, session):
+                assert sorted(job.accepted) == sorted(clients.names)
+        finally:
+            await containers.do("up", "--detach", "--no-build", "--no-deps", "--wait", "combiner-1")
 
 
 async def test_a_combiner_starts_and_serves_without_discovery(
