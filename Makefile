@@ -18,7 +18,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics lock faults faults-core soak mutations bench images up demo-up down token logs e2e clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations bench images up demo-up down token logs e2e clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,9 @@ api: $(STAMP) ## write docs/api.md from the docstrings
 metrics: $(STAMP) ## write docs/metrics.md from what the services answer, and the dashboards
 	@$(BIN)/python -m tools.metrics_page
 	@$(BIN)/python -m deploy.grafana.make_dashboards
+
+chart: $(STAMP) ## write the settings into the chart's schema, and its README.md
+	@$(BIN)/python -m tools.chart_page
 
 lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
