@@ -100,6 +100,8 @@ class S3Bucket:
             except StoreRefused:
                 raise
             except StoreUnavailable:
+                # A kept connection leads to what was at the address when it was opened; it may be no store.
+                self._client._http.clear()
                 if time.monotonic() + delay > deadline or self._closed.wait(delay):
                     raise
         raise AssertionError("the delays never end")
