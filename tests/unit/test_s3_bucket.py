@@ -22,7 +22,7 @@ class _FirstConnectionIsNoStore(BaseHTTPRequestHandler):
         self.server.connections += 1  # type: ignore[attr-defined]
         self._number: int = self.server.connections  # type: ignore[attr-defined]
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         self.send_response(404 if self._number == 1 else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
