@@ -18,7 +18,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations bench images up demo-up down token logs e2e clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations bench images up demo-up down token logs e2e e2e-k8s clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -119,6 +119,14 @@ logs: ## what the containers say; our services one JSON line an event
 
 e2e: $(STAMP) images ## the end-to-end suite against containers of its own
 	@$(BIN)/python -m pytest tests/e2e --stack=compose
+
+# Of the offline cluster, kind or k3d: a command that copies the images named behind it into the cluster.
+K8S_LOAD ?=
+e2e-k8s: export IMAGE_TAG ?= $(shell sed -n 's/^IMAGE_TAG=//p' deploy/.env)
+e2e-k8s: export PREVIOUS_TAG ?= $(IMAGE_TAG)-previous
+e2e-k8s: $(STAMP) ## the chart on the cluster that KUBECONFIG names (K8S_LOAD="kind load docker-image")
+	@$(if $(K8S_LOAD),$(PYTHON) deploy/load_images.py $(K8S_LOAD))
+	@$(BIN)/python -m pytest tests/e2e_k8s --cluster
 
 ci: ## everything that must hold
 	@bash .ci/run

@@ -24,6 +24,7 @@ from tests.chart.chart_kit import (
     render,
     template,
 )
+from tests.chart.operator_kinds import KINDS, check
 from tools.chart_page import CHART, OF_THE_CHART, SERVICES
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -256,6 +257,13 @@ def test_a_changed_gateway_starts_anew(default: Rendered) -> None:
 
 
 # For Prometheus.
+
+
+def test_kinds_of_the_operator_are_as_it_wants_them() -> None:
+    made = [one for one in render(EVERYTHING).values() if one["kind"] in KINDS]
+    assert len(made) == len(KINDS)
+    for one in made:
+        check(one)
 
 
 def test_alerts_are_those_of_the_stack_for_this_release_alone() -> None:

@@ -71,7 +71,7 @@ class Remote:
         self.name = host
         name, _, port = host.partition(":")
         self.address = f"{name}:{port or 12080}"
-        self.discovery = f"http://{name}:8092"
+        self.discovery = os.environ.get("COMBINER_DISCOVERY", f"http://{name}:8092")
         self.token = os.environ.get("COMBINER_TOKEN", "")
 
     def logs(self) -> list[dict[str, Any]]:
