@@ -17,7 +17,7 @@ from tests.chart.chart_kit import template
 from tests.chart.test_chart_rendering import VARIANTS
 from tests.e2e.fleets import ended, fleet, seed, start
 from tests.e2e.stacks import ROOT
-from tests.e2e_k8s.cluster import CHART, READY_S, Release, run
+from tests.e2e_k8s.cluster import CHART, READY_S, Release, run, wait_until
 from tests.e2e_k8s.conftest import Reached, Tags
 
 pytestmark = pytest.mark.timeout(900)
@@ -45,8 +45,10 @@ def test_the_api_server_takes_every_object_and_warns_of_none(release: Release, n
         "-f",
         "-",
     ]
-    whole = "\n---\n".join(objects).replace("namespace: learning", "")
-    done = subprocess.run(command, input=whole, capture_output=True, text=True)
+    # A pod is looked at with its account, which has to be there.
+    release.kubectl("create", "serviceaccount", f"{release.name}-test", "--save-config")
+    done = subprocess.run(command, input="\n---\n".join(objects), capture_output=True, text=True)
+    release.kubectl("delete", "serviceaccount", f"{release.name}-test")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr
 
@@ -148,7 +150,7 @@ async def test_uninstall_leaves_volumes_alone_and_an_install_finds_all_again(
     assert before
     release.helm("uninstall", release.name, "--wait", "--timeout", "3m")
     volumes = {f"persistentvolumeclaim/data-fc-{name}-0" for name in ("redis", "minio")}
-    assert left_in(release) == volumes
+    wait_until("nothing to be left but volumes", lambda: left_in(release) == volumes)
     release.install(*tag(tags.this))
     with release.forwarded("gateway", 12080, gateway_port):
         token = release.secret("operator-token", "operator-token")
@@ -160,7 +162,7 @@ async def test_uninstall_leaves_volumes_alone_and_an_install_finds_all_again(
                 done = await ended(operator, await start(operator, await seed(operator, 2), 2, rounds=1))
             assert done.state == pb.SUCCEEDED, done.reason
     release.helm("uninstall", release.name, "--wait", "--timeout", "3m")
-    assert left_in(release) == volumes
+    wait_until("nothing to be left but volumes", lambda: left_in(release) == volumes)
 
 
 def left_in(release: Release) -> set[str]:
