@@ -62,6 +62,8 @@ def configure(log_format: LogFormat, level: LogLevel, service: str, stream: Text
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # It says at info what every single request came to; who makes one says what matters.
+    logging.getLogger("httpx").setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.captureWarnings(True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+import grpc.aio
 import numpy as np
 
 from fedcombiner.client.connection import Connection, one_error
@@ -14,9 +15,12 @@ from fedcombiner.client.errors import rpc_errors
 from fedcombiner.client.link import Link
 from fedcombiner.client.made_up import MadeUp, to_npz
 from fedcombiner.client.messages import Messages, Task
+from fedcombiner.client.transfer import UPLOAD
 from fedcombiner.client.worker import Worker
+from fedcombiner.client.workload import Update
 from fedcombiner.servicekit.backoff import retry
 from fedcombiner.servicekit.errors import ServiceError
+from fedcombiner.wire.chunks import CHUNK_SIZE, encode_request
 from fedcombiner.wire.pb import fedn_pb2
 
 CLIENTS: Final = 8
@@ -58,35 +62,59 @@ def times_in(shares: Sequence[float]) -> list[int]:
     return [round(weight / once) for weight in weights]
 
 
+class ImpatientWorker(Worker):
+    """As FEDn's clients up to 0.16: an upload is tried once, and if that fails so has the task."""
+
+    failed = 0
+
+    async def _upload(self, update_id: str, update: Update, link: Link) -> None:
+        assert isinstance(update.source, bytes)
+        parts = (
+            (fedn_pb2.IN_PROGRESS, update.source[start : start + CHUNK_SIZE])
+            for start in range(0, len(update.source), CHUNK_SIZE)
+        )
+        messages = [encode_request(update_id, status, part) for status, part in (*parts, (fedn_pb2.OK, b""))]
+        call: grpc.aio.StreamUnaryCall[bytes, bytes] = link.stream_unary(UPLOAD)(iter(messages))
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            self.failed += 1
+            raise UploadFailed(error.details()) from None
+
+
+class UploadFailed(Exception):
+    """The task has, too."""
+
+
 class Client:
     """One client on a connection of its own.
 
     `confirmed` is what it was told to be received: the ids of its updates by the id of their task.
     """
 
-    def __init__(self, index: int, address: str) -> None:
+    def __init__(self, index: int, address: str, worker: type[Worker]) -> None:
         self.name = NAMES[index]
         self.confirmed: dict[str, str] = {}
         self.errors = 0
         self._link = _Watched(address, self)
         self._messages = Messages(self.name, "0.6")
-        self._workload = MadeUp(
+        workload = MadeUp(
             index, update_of, num_examples=examples_of, delay=lambda index, task: index * SPREAD_S
         )
+        self.worker = worker(self._messages, workload, self._get_link)
 
     async def run(self) -> None:
         async with self._link:
-            worker = Worker(self._messages, self._workload, self._get_link)
             connection = Connection(
                 self._link,
                 self._messages,
-                worker.deliver,
+                self.worker.deliver,
                 trains=True,
                 validates=True,
                 heartbeat_interval=1.0,
             )
             async with one_error() as tasks:
-                tasks.create_task(worker.run())
+                tasks.create_task(self.worker.run())
                 tasks.create_task(connection.run())
 
     async def _get_link(self) -> Link:
@@ -125,14 +153,20 @@ class _Watched(Link):
 class Fleet:
     """All clients, connected to the gateway for the length of an `async with` block."""
 
-    def __init__(self, address: str) -> None:
-        self.clients = [Client(index, address) for index in range(CLIENTS)]
+    def __init__(self, address: str, worker: type[Worker] = Worker) -> None:
+        self.clients = [Client(index, address, worker) for index in range(CLIENTS)]
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def errors(self) -> int:
         """SendModelUpdate calls that ended with an error: each would have ended an old FEDn client."""
         return sum(client.errors for client in self.clients)
+
+    @property
+    def failed_uploads(self) -> int:
+        """Of impatient clients."""
+        workers = (client.worker for client in self.clients)
+        return sum(worker.failed for worker in workers if isinstance(worker, ImpatientWorker))
 
     def confirmed(self) -> Mapping[str, str]:
         """Task id -> update id, of everything that the stack has said it has received."""

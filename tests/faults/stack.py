@@ -80,6 +80,7 @@ class Stack:
         self.wires: dict[str, list[Wire]] = {}
         self._stack = AsyncExitStack()
         self.gateway = ""
+        self._modelstores = ""
         self._redis = free_address()
         self._minio = free_address() if minio_binary() else ""
 
@@ -118,17 +119,19 @@ class Stack:
         await self._start_all()
         if self._minio:
             await asyncio.to_thread(self._set_up_store)
+        haproxy = haproxy_binary()
         addresses: dict[str, str] = {}
+        if haproxy is not None:
+            addresses |= await self._add_service("modelstore-1", "modelstore")
+            self._modelstores = f"127.0.0.1:{addresses['MODELSTORE_1_HEALTH_PORT']}"
         for name in COMBINERS:
             addresses |= await self._add_service(name, "combiner")
         bind = free_address()
         self.gateway = await self._wire(bind, "gateway")
-        haproxy = haproxy_binary()
         if haproxy is None:
             await self._start_all()
             await self._stack.enter_async_context(_switch(bind, addresses))
             return
-        addresses |= await self._add_service("modelstore-1", "modelstore")
         addresses |= {
             key.replace("_1", "_2"): value for key, value in addresses.items() if "MODELSTORE" in key
         }
@@ -214,6 +217,7 @@ class Stack:
         }
         if role == "combiner":
             made[WITH_MODELS] = "" if haproxy_binary() else "yes"
+            made["MODELSTORES"] = self._modelstores
             made["REDIS_URL"] = f"redis://{await self._wire(self._redis, name, 'redis')}/0"
         if self._minio:
             # A combiner that has to be a modelstore, too, needs more than its own rights.

@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults.conductor import Point
 from tests.faults.faults import Fault, How
+from tests.faults.fleet import ImpatientWorker
+from tests.faults.stack import programs
 from tests.faults.trial import Trial
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -19,6 +21,15 @@ async def test_a_killed_and_a_drained_owner_change_nothing() -> None:
     assert drained.takeover is not None
     assert killed.takeover is not None
     assert drained.takeover < killed.takeover
+
+
+@pytest.mark.skipif("modelstore" not in programs(), reason="without HAProxy combiners are the modelstores")
+@pytest.mark.parametrize("how", [How.KILL, How.STOP, How.CUT])
+async def test_clients_whose_upload_the_modelstore_broke_are_asked_again(how: How) -> None:
+    """Old ones, which do not try again by themselves. Nobody else is ill."""
+    async with Trial(worker=ImpatientWorker) as trial:
+        await trial.run([Fault(Point("modelstore", "store.write", "before"), "self", how)])
+        assert trial.fleet.failed_uploads > 0
 
 
 async def test_a_rolling_upgrade_to_a_newer_layout_changes_nothing() -> None:

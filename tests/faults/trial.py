@@ -19,6 +19,7 @@ import psutil
 
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.client.transfer import download_bytes
+from fedcombiner.client.worker import Worker
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.faults.conductor import Point
 from tests.faults.faults import Fault, Struck, name_of, strike
@@ -98,11 +99,15 @@ class Count:
 class Trial:
     """A stack with its fleet, an operator and a seed model. Use as `async with`.
 
-    `patience`: seconds in which a session must end, whatever happens. `count` is added to.
+    `patience`: seconds in which a session must end, whatever happens. `count` is added to. `worker`: what
+    the clients are like.
     """
 
-    def __init__(self, patience: float = SESSION_S, count: Count | None = None) -> None:
+    def __init__(
+        self, patience: float = SESSION_S, count: Count | None = None, worker: type[Worker] = Worker
+    ) -> None:
         self.stack = Stack()
+        self._worker = worker
         self.count = count or Count()
         self._patience = patience
         self._seed = ""
@@ -110,7 +115,7 @@ class Trial:
 
     async def __aenter__(self) -> Self:
         await self.stack.__aenter__()
-        self.fleet = await Fleet(self.stack.gateway).__aenter__()
+        self.fleet = await Fleet(self.stack.gateway, self._worker).__aenter__()
         self.operator = OperatorClient(self.stack.gateway, patience=self._patience)
         try:
             self._seed = (await self.operator.put_model(seed_model())).model_id

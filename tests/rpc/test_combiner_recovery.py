@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 import redis
+from combiner import modelstores
 from combiner.aggregation.exact import ExactSum
 
+from fedcombiner.servicekit.health import Health
+from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Stopped
+from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.contract.state_kit import Server
 from tests.rpc.combiner_kit import (
@@ -63,6 +69,94 @@ async def test_the_next_owner_asks_those_who_failed_while_nobody_owned_the_job(s
         await fleet.clients[0].train(await fleet.streams[0].next(), 0)
         job = await survivor.operator.wait_job(job_id)
     assert (job.state, list(job.failed)) == (pb.SUCCEEDED, [])
+
+
+@asynccontextmanager
+async def a_modelstore(port: int = 0) -> AsyncIterator[int]:
+    """Its readiness, which is all that a combiner looks at; the port."""
+    metrics = Metrics()
+    health = Health(metrics)
+    health.readiness.mark_ready()
+    page = operations_app(service="modelstore", version="", metrics=metrics, health=health)
+    server = HttpServer(page, "127.0.0.1", port)
+    await server.start()
+    try:
+        yield server.port
+    finally:
+        await server.stop()
+
+
+async def test_a_client_that_failed_because_a_modelstore_is_gone_is_asked_again(stack: Stack) -> None:
+    async with AsyncExitStack() as modelstore:
+        port = await modelstore.enter_async_context(a_modelstore())
+        combiner = await stack.combiner(modelstores=f"127.0.0.1:{port}")
+        seed = await put_seed(combiner)
+        async with Connected(combiner, 1) as fleet:
+            job_id = await combiner.operator.start_job(training(seed))
+            (task,) = await fleet.tasks()
+            await modelstore.aclose()
+            await fleet.clients[0].fail(task)
+            again = await fleet.streams[0].next()
+            assert again.id != task.id
+            await fleet.clients[0].train(again, 0)
+            job = await combiner.operator.wait_job(job_id)
+    assert (job.state, list(job.failed)) == (pb.SUCCEEDED, [])
+
+
+async def test_a_client_that_failed_while_a_modelstore_was_away_is_asked_again(stack: Stack) -> None:
+    """It is back when the client says so."""
+    async with a_modelstore() as port:
+        combiner = await stack.combiner(modelstores=f"127.0.0.1:{port}")
+        seed = await put_seed(combiner)
+        fleet = await Connected(combiner, 1).__aenter__()
+        job_id = await combiner.operator.start_job(training(seed))
+        (task,) = await fleet.tasks()
+    opened = asyncio.get_running_loop().time()
+
+    async def noticed() -> bool:
+        return combiner.app._trouble.seconds_ago < asyncio.get_running_loop().time() - opened
+
+    await eventually(noticed, "the combiner to miss the modelstore")
+    async with a_modelstore(port):
+        await fleet.clients[0].fail(task)
+        await fleet.clients[0].train(await fleet.streams[0].next(), 0)
+        job = await combiner.operator.wait_job(job_id)
+        await fleet.__aexit__(None, None, None)
+    assert (job.state, list(job.failed)) == (pb.SUCCEEDED, [])
+
+
+async def test_a_client_that_fails_while_the_modelstores_are_there_is_to_blame(stack: Stack) -> None:
+    async with a_modelstore() as one, a_modelstore() as two:
+        combiner = await stack.combiner(modelstores=f"127.0.0.1:{one},127.0.0.1:{two}")
+        seed = await put_seed(combiner)
+        async with Connected(combiner, 1) as fleet:
+            job_id = await combiner.operator.start_job(training(seed))
+            (task,) = await fleet.tasks()
+            await fleet.clients[0].fail(task)
+            job = await combiner.operator.wait_job(job_id)
+    assert (job.state, reasons(job.failed)) == (pb.FAILED, {"c0": "client_failed"})
+
+
+async def test_a_modelstore_that_has_moved_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a headless service, whose name stands for those that are ready."""
+    async with a_modelstore() as one, a_modelstore() as two:
+        places = [[("127.0.0.1", one)], [("127.0.0.1", two)], [("127.0.0.1", two)], []]
+
+        async def listed(_place: object) -> list[tuple[str, int]]:
+            return places.pop(0)
+
+        monkeypatch.setattr(modelstores, "_addresses", listed)
+        watch = modelstores.Modelstores(["modelstores:9464"])
+        try:
+            assert [await watch.away() for _ in range(4)] == [False, True, False, True]
+        finally:
+            await watch.aclose()
+
+
+async def test_a_name_that_nobody_has_is_away() -> None:
+    watch = modelstores.Modelstores(["nobody.invalid:9464"])
+    assert await watch.away()
+    await watch.aclose()
 
 
 async def test_a_client_that_fails_while_all_is_well_is_not_asked_again(combiner: Replica) -> None:

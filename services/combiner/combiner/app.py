@@ -18,6 +18,7 @@ from combiner.catalog import Catalog
 from combiner.domain.leases import DEFAULT_WINDOWS, OutageGuard, Windows
 from combiner.inbox import Inbox
 from combiner.metrics import CombinerMetrics
+from combiner.modelstores import Modelstores
 from combiner.ports import Event, Shared, StateUnavailable, View
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Feed
@@ -106,7 +107,8 @@ class CombinerApp:
             announcer.load = self._load
         meter = self.meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
-        self._trouble = Trouble()
+        self._modelstores = Modelstores(settings.modelstore_places)
+        self._trouble = Trouble(away=self._modelstores.away)
         self.feed = Feed(shared.log)
         self.hub = StreamHub(replica, shared, self.feed)
         self.beats = Beats(shared.roster)
@@ -214,6 +216,7 @@ class CombinerApp:
         spawn("probe the store", keep_probing(self._objects, self._check_store, away=STORE_AWAY))
         spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
+        spawn("look for trouble", self._trouble.keep_looking())
         if self._housekeeper is not None:
             spawn("house-keeping", self._housekeeper.run())
         if self._announcer is not None:
@@ -269,6 +272,7 @@ class CombinerApp:
     async def stop(self) -> None:
         """After `drain`, when no call and no background task runs any more."""
         await self.inbox.close()
+        await self._modelstores.aclose()
         self._workshop.close()
         await asyncio.to_thread(self._scratch.close)
 

@@ -52,6 +52,11 @@ class CombinerSettings(StoreSettings, AccessSettings):
         description="PEM file of the authorities to trust at an https DISCOVERY_URL; unset: the system's",
     )
     discovery_token: SecretStr = Field(SecretStr(""), description="token for the announcement")
+    modelstores: str = Field(
+        "",
+        pattern=r"^(|[^:,\s]+:[0-9]{1,5}(,[^:,\s]+:[0-9]{1,5})*)$",
+        description="HOST:PORT,... where the modelstores answer /readyz; empty: they are not looked at",
+    )
     max_clients: int = Field(
         10_000, ge=1, le=1_000_000, description="clients up to which AcceptingClients says yes, 1 to 1000000"
     )
@@ -82,6 +87,10 @@ class CombinerSettings(StoreSettings, AccessSettings):
         if self.tls_cert_file is not None:
             raise ValueError("give either TLS_FROM_DISCOVERY=true or TLS_CERT_FILE, not both")
         return self
+
+    @property
+    def modelstore_places(self) -> list[str]:
+        return self.modelstores.split(",") if self.modelstores else []
 
     @property
     def serves_tls(self) -> bool:

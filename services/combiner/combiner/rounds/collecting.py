@@ -119,6 +119,7 @@ class Collector:
         broken since the round was opened.
         """
         opened_at = self._job.deadline_ms / 1000 - self._config.round_timeout
+        await self._trouble.look()
         if self._clock.now() - self._trouble.seconds_ago < opened_at:
             return False
         task_id = str(uuid.uuid4())
