@@ -173,7 +173,7 @@ async def test_nobody_waits_for_clients_for_ever(bench: Bench, state: RedisState
 
 
 async def test_clients_unseen_for_a_week_are_forgotten(bench: Bench, state: RedisState) -> None:
-    await state.roster.opened(bench.stream("c1", replica="dead"))
+    await state.roster.opened(Stream("dead:1", "c1", View.ALL, "0.6", "hospital"))
     await state.roster.beat({f"c{number}": "0.6" for number in range(2, 30)})
     await opened(state, ["c1"])
     for number in range(1, 30):
@@ -184,6 +184,7 @@ async def test_clients_unseen_for_a_week_are_forgotten(bench: Bench, state: Redi
     assert [presence.client for presence in await listed(state.roster.list(all=True))] == ["c0"]
     assert bench.raw.hgetall(bench.key("eras")) == {}
     assert not bench.raw.exists(bench.key("tasks:c1"))
+    assert not bench.raw.exists(bench.key("names")) + bench.raw.exists(bench.key("named:hospital"))
 
 
 async def test_the_roster_is_bounded(bench: Bench) -> None:

@@ -356,6 +356,7 @@ class Stream:
     client: str
     view: View
     era: str
+    name: str = ""  # by which it may answer, too: FEDn's clients have an id and a name, and use either
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,10 +98,10 @@ class StreamHub:
         return len(self._changes)
 
     @asynccontextmanager
-    async def open(self, client: str, view: View, era: str) -> AsyncIterator[LocalStream]:
+    async def open(self, client: str, view: View, era: str, name: str = "") -> AsyncIterator[LocalStream]:
         """A stream for as long as the block runs. Raises Unavailable while draining."""
         self._refuse_while_draining()
-        stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era))
+        stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era, name))
         self._streams[stream.info.stream_id] = stream
         self._by_client.setdefault(client, {})[stream.info.stream_id] = None
         self._change(stream.info, opened=True)

@@ -68,7 +68,10 @@ def _row(change: StreamChange) -> tuple[str | bool, ...]:
         raise ValueError(
             f"the stream id {stream.stream_id!r} does not begin with its replica's id and a colon"
         )
-    return stream.stream_id, stream.client, stream.view, stream.era, change.opened, change.by_us
+    return (
+        *(stream.stream_id, stream.client, stream.view, stream.era),
+        *(change.opened, change.by_us, stream.name),
+    )
 
 
 def _presence(client: str, ago: int, training: str, validation: str, both: str, era: str) -> Presence:

@@ -26,6 +26,12 @@ def client_name(sender: fedn_pb2.Client) -> str:
     return name if 0 < len(name) <= NAME_MAX and name.isprintable() else ""
 
 
+def other_name(sender: fedn_pb2.Client) -> str:
+    """The name of a client that is known by its id; empty if it has none, or none that can be one."""
+    name = sender.name if sender.client_id else ""
+    return name if len(name) <= NAME_MAX and name.isprintable() else ""
+
+
 def redis_away(error: StateUnavailable) -> Unavailable:
     return Unavailable(f"Redis is away: {error}; try again")
 

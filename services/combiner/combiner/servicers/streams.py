@@ -17,7 +17,7 @@ from combiner.domain.updates import parse_task_data, parse_update_meta
 from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import StateUnavailable, Task, Tasks, View
 from combiner.rounds.meter import Meter
-from combiner.servicers.common import NAME_ALLOWED, Context, client_name, redis_away
+from combiner.servicers.common import NAME_ALLOWED, Context, client_name, other_name, redis_away
 from combiner.streams import StreamHub
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 from fedcombiner.wire import eras
@@ -92,7 +92,7 @@ class CombinerServicer:
         if self._hub.draining:
             # Until our port closes its peers would come back at once, over and over.
             await asyncio.sleep(REFUSAL_HOLD_S)
-        async with self._hub.open(name, view, era.name) as stream:
+        async with self._hub.open(name, view, era.name, other_name(request.sender)) as stream:
             async for task in stream.tasks():
                 log.debug("task sent", client=name, job_id=task.job_id, kind=task.kind)
                 yield task

@@ -1,10 +1,11 @@
--- a.changes: {stream_id, client, view, era, opened, by_us}, in their order.
+-- a.changes: {stream_id, client, view, era, opened, by_us, name}, in their order.
 local wanted = call('SCARD', P .. 'wanting') > 0
 local came, fed, was_there = {}, {}, {}
 for _, change in ipairs(a.changes) do
-  local stream_id, client, view, era, opened, by_us = unpack(change)
+  local stream_id, client, view, era, opened, by_us, name = unpack(change)
   if was_there[client] == nil then was_there[client] = has_stream(client) end
   if opened then
+    name_learn(client, name)
     if stream_open(stream_id, client, view, era) and wanted then came[#came + 1] = client end
   elseif stream_close(stream_id, client, view, by_us) then
     fed[#fed + 1] = client

@@ -46,6 +46,10 @@ local function job_of_past_task(client, task_id)
   end
 end
 
+local function task_known(client, task_id)
+  return call('HEXISTS', queue_key(client), task_id) == 1 or job_of_past_task(client, task_id) ~= nil
+end
+
 local SHOWN_BY = {
   training = {training = true, all = true},
   validation = {validation = true, all = true},

@@ -87,6 +87,16 @@ local function job_of(client, task_id, job_id)
   return job_of_past_task(client, task_id) or job_id
 end
 
+-- FEDn 0.11 to 0.26 asks for tasks by its id, and answers by its name: to the client of that name whose task this is.
+-- An answer without a task is nobody else's.
+local function owner_of(client, task_id)
+  if task_id == '' or task_known(client, task_id) then return client end
+  for _, other in ipairs(call('SMEMBERS', P .. 'named:' .. client)) do
+    if task_known(other, task_id) then return other end
+  end
+  return client
+end
+
 -- Returns the job's id ('' if there is none), the client's record if it was asked, and whether answers count.
 local function locate(client, task_id, job_id, kinds)
   local id = job_of(client, task_id, job_id)
@@ -100,6 +110,7 @@ end
 -- The common part of all answers. Returns the reply if there is nothing more to do; else nil, the job's id and the
 -- client's record, and the task has left its queue. `mark` tells this answer from others of the client.
 local function judge(kinds, mark, is_same)
+  a.client = owner_of(a.client, a.task_id)
   local id, rec, open = locate(a.client, a.task_id, a.job_id, kinds)
   if not rec then
     if id ~= '' then list_other(id, a.client, 'not_asked', mark) end

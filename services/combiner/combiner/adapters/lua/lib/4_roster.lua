@@ -1,4 +1,4 @@
--- Who is there: seen (client -> ms of Redis), eras, subs:<view> (client -> open streams), streams:<replica>.
+-- Who is there: seen (client -> ms of Redis), eras, names (client -> its name), subs:<view> (client -> open streams), streams:<replica>.
 local FORGOTTEN_AT_ONCE = 20
 
 local function replica_of(stream_id)
@@ -24,11 +24,26 @@ local function roster_expired(most)
   return found
 end
 
+local function name_forget(client)
+  local name = call('HGET', P .. 'names', client)
+  if not name then return end
+  call('SREM', P .. 'named:' .. name, client)
+  call('HDEL', P .. 'names', client)
+end
+
+local function name_learn(client, name)
+  if name == '' or name == client or call('HGET', P .. 'names', client) == name then return end
+  name_forget(client)
+  call('HSET', P .. 'names', client, name)
+  call('SADD', P .. 'named:' .. name, client)
+end
+
 local function roster_purge(most)
   local expired = roster_expired(most)
   for _, client in ipairs(expired) do
     call('ZREM', P .. 'seen', client)
     call('HDEL', P .. 'eras', client)
+    name_forget(client)
     call('DEL', queue_key(client), P .. 'past:' .. client)
   end
   return expired
