@@ -184,7 +184,26 @@ async def test_clients_unseen_for_a_week_are_forgotten(bench: Bench, state: Redi
     assert [presence.client for presence in await listed(state.roster.list(all=True))] == ["c0"]
     assert bench.raw.hgetall(bench.key("eras")) == {}
     assert not bench.raw.exists(bench.key("tasks:c1"))
+    assert not bench.raw.exists(bench.key("cut"))
     assert not bench.raw.exists(bench.key("names")) + bench.raw.exists(bench.key("named:hospital"))
+
+
+async def test_a_client_that_we_cut_off_is_known_until_it_is_back(bench: Bench, state: RedisState) -> None:
+    first, second = bench.stream("c1"), bench.stream("c1")
+    for stream in (first, second):
+        await state.roster.opened(stream)
+    cut = []
+    for step in (
+        lambda: state.roster.closed(first, by_us=True),  # it has another one
+        lambda: state.roster.closed(second, by_us=True),
+        lambda: state.roster.opened(bench.stream("c1", replica="r2")),
+        lambda: state.roster.forget_replica("r2"),
+        lambda: state.roster.opened(first),
+        lambda: state.roster.closed(first, by_us=False),
+    ):
+        await twice(step)
+        cut.append((await state.roster.presence(["c1"]))[0].cut)
+    assert cut == [False, True, False, True, False, False]
 
 
 async def test_the_roster_is_bounded(bench: Bench) -> None:

@@ -300,6 +300,28 @@ async def test_a_task_on_a_dead_replicas_stream_comes_again_elsewhere(stack: Sta
     assert (await two.operator.wait_job(job_id)).state == pb.SUCCEEDED
 
 
+async def test_a_client_that_trains_on_a_dead_replicas_stream_is_lost_only_when_silent(stack: Stack) -> None:
+    """As FEDn's second generation does: it opens its next stream when it has answered."""
+    one, two = await stack.combiner(windows=SHORT), await stack.combiner(windows=SHORT)
+    seed = await put_seed(one)
+    async with Connected(one, 2) as fleet:
+        busy = two.client("c0")
+        busy.keep_beating()
+        job_id = await two.operator.start_job(training(seed, clients_requested=2, client_grace=0.2))
+        task, _ = await fleet.tasks()
+        await one.kill()
+        await until_job(
+            two.operator, job_id, lambda job: len(job.failed) == 1, "the silent client to be lost"
+        )
+        await busy.train(task, 0)
+        job = await two.operator.wait_job(job_id)
+    assert (job.state, list(job.accepted), reasons(job.failed)) == (
+        pb.SUCCEEDED,
+        ["c0"],
+        {"c1": "client_lost"},
+    )
+
+
 @pytest.mark.parametrize(
     ("step", "after"), [("sessions.claim", True), ("sessions.advance", False), ("sessions.advance", True)]
 )

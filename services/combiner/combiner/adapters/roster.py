@@ -74,11 +74,14 @@ def _row(change: StreamChange) -> tuple[str | bool, ...]:
     )
 
 
-def _presence(client: str, ago: int, training: str, validation: str, both: str, era: str) -> Presence:
+def _presence(
+    client: str, ago: int, training: str, validation: str, both: str, era: str, cut: int
+) -> Presence:
     return Presence(
         client=client,
         seen_ms_ago=int(ago),
         trainer_streams=int(training) + int(both),
         validator_streams=int(validation) + int(both),
         era=era,
+        cut=bool(cut),
     )

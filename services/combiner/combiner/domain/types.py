@@ -185,13 +185,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What the roster knows of a client."""
+    """What the roster knows of a client. `cut`: our side ended its last stream; it has opened none since."""
 
     client: str
     seen_ms_ago: int  # -1: never
     trainer_streams: int = 0
     validator_streams: int = 0
     era: str = ""
+    cut: bool = False
 
     @property
     def streams(self) -> int:

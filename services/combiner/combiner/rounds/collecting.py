@@ -170,7 +170,9 @@ class Collector:
             await self._fail_lost(name)
 
     def _note(self, presence: Presence, now: float) -> None:
-        there = presence.streams > 0 and 0 <= presence.seen_ms_ago / 1000 < self._guard.window
+        heard = 0 <= presence.seen_ms_ago / 1000 < self._guard.window
+        # FEDn's second generation trains inside the loop of its stream: it comes back when it has answered.
+        there = heard and (presence.streams > 0 or presence.cut)
         if there:
             self._policy.back(presence.client)
         else:

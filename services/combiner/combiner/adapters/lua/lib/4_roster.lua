@@ -1,4 +1,4 @@
--- Who is there: seen (client -> ms of Redis), eras, names (client -> its name), subs:<view> (client -> open streams), streams:<replica>.
+-- Who is there: seen (client -> ms of Redis), eras, names (client -> its name), cut (clients), subs:<view> (client -> open streams), streams:<replica>.
 local FORGOTTEN_AT_ONCE = 20
 
 local function replica_of(stream_id)
@@ -44,6 +44,7 @@ local function roster_purge(most)
     call('ZREM', P .. 'seen', client)
     call('HDEL', P .. 'eras', client)
     name_forget(client)
+    call('SREM', P .. 'cut', client)
     call('DEL', queue_key(client), P .. 'past:' .. client)
   end
   return expired
@@ -99,6 +100,7 @@ local function stream_open(stream_id, client, view, era)
   if call('HSETNX', P .. 'streams:' .. replica, stream_id, view .. ' ' .. client) == 0 then return false end
   if not lease_read('replica:' .. replica) then replica_begin(replica) end
   call('HINCRBY', P .. 'subs:' .. view, client, 1)
+  call('SREM', P .. 'cut', client)
   return true
 end
 
@@ -108,6 +110,7 @@ local function stream_close(stream_id, client, view, by_us)
       and call('HINCRBY', P .. 'subs:' .. view, client, -1) <= 0 then
     call('HDEL', P .. 'subs:' .. view, client)
   end
+  if by_us and not has_stream(client) then call('SADD', P .. 'cut', client) end
   return tasks_return(client, stream_id, by_us) and has_stream(client)
 end
 
