@@ -18,7 +18,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations bench images up demo-up down token logs e2e e2e-k8s clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations interop bench images up demo-up down token logs e2e e2e-k8s clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -75,12 +75,17 @@ chart: $(STAMP) ## write the settings into the chart's schema, and its README.md
 lock: $(STAMP) ## pin requirements/*.lock anew
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra standalone --extra certs --extra minio --extra storage-setup pyproject.toml -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --universal --extra dev pyproject.toml -o requirements/dev.lock
+	for fedn in tests/interop/requirements/*.in; do \
+	  $(BIN)/uv pip compile --quiet --no-emit-index-url --no-annotate --python-version 3.11 $$fedn -o $${fedn%.in}.txt; done
 
 faults: $(STAMP) ## pull the plug at every step (STACKS=2; NOTES=FILE to stop and go on): docs/faults.md
 	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) $(if $(NOTES),--notes $(NOTES)) --write docs/faults.md
 
 faults-core: $(STAMP) ## the part of it for every change (8 min)
 	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) --part core
+
+interop: $(STAMP) ## FEDn's own clients, five releases from PyPI, on the stack (10 min): docs/interop.md
+	$(BIN)/python -m tests.interop.run --write docs/interop.md
 
 soak: MINUTES = 60
 soak: $(STAMP) ## random faults for a long time (MINUTES=60 SEED=1)

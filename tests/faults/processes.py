@@ -26,7 +26,7 @@ def free_address() -> str:
 
 class Program:
     """One program of the stack, as one process at a time. `ready_at` is a URL that answers 200 when it
-    serves.
+    serves; it runs in `place`, or where we are.
     """
 
     def __init__(
@@ -36,8 +36,10 @@ class Program:
         directory: Path,
         ready_at: str,
         env: Mapping[str, str] | None = None,
+        place: Path | None = None,
     ) -> None:
         self.name = name
+        self._place = place
         self._argv = argv
         self._log = directory / f"{name}.log"
         self._ready_at = ready_at
@@ -60,6 +62,7 @@ class Program:
                 *(sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())),
                 *self._argv,
                 env=self.env,
+                cwd=self._place,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -71,16 +71,20 @@ class Stack:
         programs: by name; `store` only where MinIO is.
         wires: of each program, what it hears and speaks through.
         gateway: where clients and operators connect.
+        gateway_operations: where HAProxy tells how it is.
     """
 
+    prefix = "fc-faults-"  # of its directory's name
+
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="fc-faults-", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix=self.prefix, dir="/tmp"))
         self.conductor = Conductor(self.directory / "conductor")
         self.programs: dict[str, Program] = {}
         self.wires: dict[str, list[Wire]] = {}
         self._stack = AsyncExitStack()
         self.gateway = ""
         self._modelstores = ""
+        self.gateway_operations = free_address()
         self._redis = free_address()
         self._minio = free_address() if minio_binary() else ""
 
@@ -113,6 +117,8 @@ class Stack:
 
     async def _start(self) -> None:
         await self._stack.enter_async_context(self.conductor)
+        bind = free_address()
+        self.gateway = await self._wire(bind, "gateway")
         self._add(self._redis_program())
         if self._minio:
             self._add(self._minio_program())
@@ -126,8 +132,6 @@ class Stack:
             self._modelstores = f"127.0.0.1:{addresses['MODELSTORE_1_HEALTH_PORT']}"
         for name in COMBINERS:
             addresses |= await self._add_service(name, "combiner")
-        bind = free_address()
-        self.gateway = await self._wire(bind, "gateway")
         if haproxy is None:
             await self._start_all()
             await self._stack.enter_async_context(_switch(bind, addresses))
@@ -177,10 +181,9 @@ class Stack:
         return Program("store", argv, self.directory, f"http://{self._minio}/minio/health/ready", env)
 
     def _gateway_program(self, haproxy: str, bind: str, addresses: Mapping[str, str]) -> Program:
-        operations = free_address()
-        env = {"GATEWAY_BIND": bind, "GATEWAY_METRICS_BIND": operations, **addresses}
+        env = {"GATEWAY_BIND": bind, "GATEWAY_METRICS_BIND": self.gateway_operations, **addresses}
         argv = [haproxy, "-db", "-f", str(GATEWAY_CONFIG)]
-        return Program("gateway", argv, self.directory, f"http://{operations}/healthz", env)
+        return Program("gateway", argv, self.directory, f"http://{self.gateway_operations}/healthz", env)
 
     def _set_up_store(self) -> None:
         location = S3Location(f"http://{self._minio}", BUCKET, ADMIN.access_key, ADMIN.secret_key)

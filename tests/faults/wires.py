@@ -15,11 +15,13 @@ class Wire:
     """
 
     def __init__(self, target: str) -> None:
-        self._target = target
+        self.target = target
         self._open: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._listen_port = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     @property
     def address(self) -> str:
@@ -36,6 +38,13 @@ class Wire:
             self._server = None
         for writer in self._open:
             writer.transport.abort()
+
+    def hold(self) -> None:
+        """Let nothing through to the target, and break nothing."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        self._flowing.set()
 
     async def __aenter__(self) -> Self:
         await self.mend()
@@ -54,7 +63,7 @@ class Wire:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         try:
-            await forward(reader, writer, self._target, self._open)
+            await forward(reader, writer, self.target, self._open, self._flowing)
         except OSError:
             pass  # nobody is there
         finally:
@@ -66,16 +75,21 @@ async def forward(
     writer: asyncio.StreamWriter,
     target: str,
     open_ends: set[asyncio.StreamWriter],
+    flowing: asyncio.Event | None = None,
 ) -> None:
     """Copy both ways between a connection and a new one to `target` until either ends, then break both.
 
-    Both writers are in `open_ends` meanwhile, for whoever wants to break them. Raises OSError.
+    Both writers are in `open_ends` meanwhile, for whoever wants to break them. Nothing is sent to the target
+    while `flowing` is not set. Raises OSError.
     """
     host, _, port = target.rpartition(":")
     far_reader, far_writer = await asyncio.open_connection(host, int(port))
     ends = {writer, far_writer}
     open_ends |= ends
-    ways = [asyncio.create_task(_copy(reader, far_writer)), asyncio.create_task(_copy(far_reader, writer))]
+    ways = [
+        asyncio.create_task(_copy(reader, far_writer, flowing)),
+        asyncio.create_task(_copy(far_reader, writer)),
+    ]
     try:
         # One end that closes ends both: none of the protocols here uses half of a connection.
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -88,7 +102,11 @@ async def forward(
         open_ends -= ends
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event | None = None
+) -> None:
     while block := await reader.read(BLOCK):
+        if flowing is not None:
+            await flowing.wait()
         writer.write(block)
         await writer.drain()
