@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.faults.stack import COMBINERS
 from tests.interop.eras import NAMES
-from tests.interop.federation import Federation, check_whole
+from tests.interop.federation import LOOK_S, Federation, check_whole
 from tests.interop.taps import Tap
 
 # Longer than any client waits between two requests for its assignment, so that each has asked again.
@@ -72,13 +72,20 @@ async def outage(federation: Federation) -> Waiting:
 
 
 async def _phase(federation: Federation, tap: Tap, seconds: float = PHASE_S) -> dict[str, float]:
-    """What each client asks meanwhile. A rate has to be measured for a while, so this waits."""
+    """What each client asks in so many seconds from when all have asked. A rate takes its time to measure."""
     begun = time.monotonic()
-    while time.monotonic() < begun + seconds:
+
+    async def all_ask() -> bool:
         federation.check_alive()
-        await asyncio.sleep(0.2)
+        return all(tap.calls[name] and tap.calls[name][-1] >= begun for name in NAMES)
+
+    await federation.until(all_ask, "all clients to ask")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        federation.check_alive()
+        await asyncio.sleep(LOOK_S)
     rates = {name: tap.fastest(name, begun) for name in NAMES}
-    assert all(0 < rate <= MOST_A_SECOND for rate in rates.values()), f"requests a second: {rates}"
+    assert all(rate <= MOST_A_SECOND for rate in rates.values()), f"requests a second: {rates}"
     return rates
 
 
