@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any, Final
 
 import numpy as np
@@ -99,12 +100,21 @@ async def trained(operator: OperatorClient, session: pb.Session) -> list[pb.Job]
 async def until_job(
     operator: OperatorClient, session_id: str, wanted: Callable[[pb.JobEvent], bool], what: str
 ) -> pb.JobEvent:
-    """The first event of the session's jobs that is `wanted`."""
+    """The first event of the session's jobs that is `wanted`; how they are now counts, too."""
+    looked = False
     try:
         async with asyncio.timeout(DEADLINE_S):
             async for event in operator.watch_session(session_id):
                 if event.HasField("job") and wanted(event.job):
                     return event.job
+                if not looked:
+                    # From its first event on nothing is missed, but what came before is not told.
+                    looked = True
+                    for job in await operator.list_jobs(session_id=session_id):
+                        async with aclosing(operator.watch_job(job.job_id)) as states:
+                            snapshot = await anext(states)
+                        if wanted(snapshot):
+                            return snapshot
     except TimeoutError:
         raise AssertionError(f"waited {DEADLINE_S:g} s for {what}") from None
     raise AssertionError(f"the session ended without {what}")

@@ -253,11 +253,13 @@ class Compose:
         words = (method, path, body, self.token)
         return await self.do("exec", "-T", service, "python", "-c", ASK, *words)
 
-    def save_logs(self) -> None:
-        LOGS.mkdir(parents=True, exist_ok=True)
+    def save_logs(self, under: str = "") -> None:
+        """What the containers said, into files of their names; a container that is made anew forgets it."""
+        directory = LOGS / under
+        directory.mkdir(parents=True, exist_ok=True)
         for container in self.containers():
             text = self.run("logs", "--no-log-prefix", "--no-color", container["Service"])
-            (LOGS / f"{container['Service']}.log").write_text(text)
+            (directory / f"{container['Service']}.log").write_text(text)
 
 
 @contextmanager
