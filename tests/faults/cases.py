@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.faults.conductor import Point
 from tests.faults.faults import Fault, How
+from tests.faults.stack import COMBINERS
 
 Case = tuple[Fault, ...]
 Programs = frozenset[str]  # of `stack.programs`
@@ -108,10 +109,18 @@ def in_a_row(programs: Programs, *, seed: int = 5) -> Iterator[Case]:
             Fault(point, rng.choice(victims(point, programs)), how)
             for point, how in zip((first, second), hows, strict=True)
         )
+    yield from _restarts()
     for step in ("jobs.accept", "jobs.close", "jobs.commit"):
         point = Point("combiner", step, "before")
         for how in HARD:
             yield Fault(point, SELF, how), Fault(point, SELF, How.KILL)
+
+
+def _restarts() -> Iterator[Case]:
+    """One combiner after the other in the middle of a round."""
+    steps = ("jobs.open", "jobs.receive", "jobs.accept", "jobs.close", "jobs.commit")
+    for first, second in pairwise(Point("combiner", step, "before") for step in steps):
+        yield Fault(first, COMBINERS[0], How.DRAIN), Fault(second, COMBINERS[1], How.DRAIN)
 
 
 def core(programs: Programs) -> list[Case]:

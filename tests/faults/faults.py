@@ -43,8 +43,11 @@ class Fault:
     how: How
 
     def __str__(self) -> str:
-        who = self.point.role if self.victim == "self" else self.victim
-        return f"{self.how} of {who} {self.point.when} {self.point.step}"
+        """One name for each fault: a step of both services is the combiner's unless it says otherwise."""
+        if self.victim == "self":
+            return f"{self.how} of {self.point.role} {self.point.when} {self.point.step}"
+        whose = " of modelstore" if self.point.role == "modelstore" else ""
+        return f"{self.how} of {self.victim} {self.point.when} {self.point.step}{whose}"
 
 
 @dataclass(frozen=True)

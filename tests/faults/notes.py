@@ -32,6 +32,8 @@ class Notes:
     """Lines by their cases; kept in `file` if there is one."""
 
     def __init__(self, cases: Sequence[Case], file: Path | None) -> None:
+        if len({describe(case) for case in cases}) < len(cases):
+            raise ValueError("two cases have one name")
         self._cases = cases
         self._file = file
         self._lines: dict[str, Line] = {}
