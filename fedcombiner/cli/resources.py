@@ -37,17 +37,23 @@ Limit = Annotated[int, typer.Option(min=0, help="The newest N; 0: as many as the
 
 @remote
 def clients(
-    context: typer.Context, all: Annotated[bool, typer.Option(help="Also those that are away.")] = False
+    context: typer.Context,
+    all: Annotated[bool, typer.Option(help="Also those that are away.")] = False,
+    wide: Annotated[bool, typer.Option(help="With telemetry, attributes and metrics they told.")] = False,
 ) -> None:
     """Who is connected.
 
     Examples:
       combiner clients
+      combiner clients --wide
       combiner clients --all --json | jq -r 'select(.active | not) | .client'
     """
-    found = call(context, lambda operator: operator.list_clients(all=all))
+    found = call(context, lambda operator: operator.list_clients(all=all, details=wide))
     columns = ("client", "active", "trainer", "validator", "seen_seconds_ago", "era")
-    show_list(context, [rows.client(c) for c in found], columns, "No client is connected.")
+    more = ("name", "telemetry", "attributes", "metrics")
+    row = rows.wide_client if wide else rows.client
+    shown = columns + more if wide else columns
+    show_list(context, [row(c) for c in found], shown, "No client is connected.")
 
 
 @models.command("put")

@@ -76,6 +76,8 @@ def _round(record: pb.RoundResult) -> Row:
         "model_id": _none(record.model_id),
         "accepted": record.accepted,
         "metrics": dict(record.metrics),
+        "reported": dict(record.reported),
+        "telemetry": dict(record.telemetry),
     }
 
 
@@ -117,6 +119,17 @@ def client(record: pb.Client) -> Row:
         "seen_seconds_ago": record.seen_seconds_ago,
         "era": record.era,
         "streams": record.streams,
+    }
+
+
+def wide_client(record: pb.Client) -> Row:
+    """Also what it told of itself."""
+    return {
+        **client(record),
+        "name": _none(record.name),
+        "telemetry": dict(record.report.telemetry),
+        "attributes": dict(record.report.attributes),
+        "metrics": dict(record.report.metrics),
     }
 
 

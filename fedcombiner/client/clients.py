@@ -17,9 +17,12 @@ _LOOK_AGAIN: Final = 0.2  # seconds
 
 
 class ClientsCalls(Calls):
-    async def list_clients(self, *, all: bool = False) -> list[pb.Client]:
-        """The active clients by name; with `all` also those that were not heard of lately."""
-        return await self._list(lambda: self._clients.List(pb.ListClientsRequest(all=all)))
+    async def list_clients(self, *, all: bool = False, details: bool = False) -> list[pb.Client]:
+        """The active clients by name; with `all` also those that were not heard of lately, with `details`
+        what they told of themselves.
+        """
+        request = pb.ListClientsRequest(all=all, details=details)
+        return await self._list(lambda: self._clients.List(request))
 
     async def find_clients(self, names: Collection[str]) -> list[pb.Client]:
         """Those of these clients that were ever heard of."""

@@ -66,6 +66,12 @@ HUGE = "x" * MIB
 NAMELESS = [Client(name=name) for name in ("", "x" * 257, "a\nb", "\x1b[2J", HUGE)]
 BAD_IDS = ["", "../x", "/etc/cron.d/x", "a/b", "..", ".x", "x\0", "x\n", "x y", "é", "x" * 129, HUGE]
 STREAMS = ["ModelUpdateRequestStream", "ModelValidationRequestStream", "TaskStream"]
+TOLD = {
+    "SendModelMetric": fedn_pb2.ModelMetric,
+    "SendTelemetryMessage": fedn_pb2.TelemetryMessage,
+    "SendAttributeMessage": fedn_pb2.AttributeMessage,
+    "SendBackwardCompletion": fedn_pb2.BackwardCompletion,
+}
 META = '{"training_metadata": %s}'
 EXAMPLES = META % '{"num_examples": %s}'
 
@@ -201,6 +207,13 @@ TABLE: list[tuple[str, Act, str]] = [
     # ---- 3.11: answers to a validation
     *((f"an answer of {client.name[:9]!r}", ignored("Combiner/SendModelValidation", fedn_pb2.ModelValidation(sender=client)), "ignored") for client in NAMELESS),
     *((f"a prediction of {client.name[:9]!r}", ignored("Combiner/SendModelPrediction", fedn_pb2.ModelPrediction(sender=client)), "ignored") for client in NAMELESS),
+    *((f"{rpc} of {client.name[:9]!r}", ignored(f"Combiner/{rpc}", kind(sender=client)), "ignored") for rpc, kind in TOLD.items() for client in NAMELESS),
+    *((f"a metric of 0.26 of {client.name[:9]!r}", ignored("Connector/SendModelMetric", fedn_pb2.ModelMetric(sender=client)), "ignored") for client in NAMELESS),
+    ("metrics that are no numbers", calls("Combiner/SendModelMetric", fedn_pb2.ModelMetric(sender=Client(name="c0"), metrics=[fedn_pb2.MetricElem(key="x", value=value) for value in (float("nan"), float("inf"))])), "OK"),
+    ("10,000 metrics", calls("Combiner/SendModelMetric", fedn_pb2.ModelMetric(sender=Client(name="c0"), metrics=[fedn_pb2.MetricElem(key=f"m{number}") for number in range(10_000)])), "OK"),
+    ("a metric named by 1 MiB", calls("Combiner/SendModelMetric", fedn_pb2.ModelMetric(sender=Client(name="c0"), metrics=[fedn_pb2.MetricElem(key=HUGE)])), "OK"),
+    ("telemetry with control characters", calls("Combiner/SendTelemetryMessage", fedn_pb2.TelemetryMessage(sender=Client(name="c0"), telemetries=[fedn_pb2.TelemetryElem(key="a\x1b[2J")])), "OK"),
+    ("an attribute of 1 MiB", calls("Combiner/SendAttributeMessage", fedn_pb2.AttributeMessage(sender=Client(name="c0"), attributes=[fedn_pb2.AttributeElem(key="a", value=HUGE)])), "OK"),
     ("an answer to another's question", validates_unasked, "rejected not_asked"),
     ("an answer of 1 MiB", validates(HUGE), "rejected too_large"),
     ("an answer that is not JSON", validates("no JSON"), "accepted"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 
@@ -20,6 +21,7 @@ from combiner.inbox import Inbox
 from combiner.metrics import CombinerMetrics
 from combiner.modelstores import Modelstores
 from combiner.ports import Event, Shared, StateUnavailable, View
+from combiner.reports import ClientReports
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Feed
 from combiner.rounds.folding import Workshop
@@ -31,6 +33,7 @@ from combiner.servicers.connector import ConnectorServicer
 from combiner.servicers.control import ControlServicer, ReducerServicer
 from combiner.servicers.events import EventsServicer
 from combiner.servicers.operator import ClientsServicer, JobsServicer, ModelsServicer, SessionsServicer
+from combiner.servicers.reports import ReportRpcs
 from combiner.servicers.streams import CombinerServicer
 from combiner.servicers.tokens import TokensServicer
 from combiner.servicers.upkeep import REDIS, UpkeepServicer
@@ -113,6 +116,8 @@ class CombinerApp:
         self.hub = StreamHub(replica, shared, self.feed)
         self.beats = Beats(shared.roster)
         self.statuses = Statuses(shared.log)
+        self.reports = ClientReports(shared.reports)
+        self.report_rpcs = ReportRpcs(self.reports, self.statuses, meter)
         self.inbox = Inbox(
             shared,
             store,
@@ -157,9 +162,11 @@ class CombinerApp:
         catalog = self.catalog
         return {
             "Connector": ConnectorServicer(
-                self.beats, self.statuses, self.inbox, shared.roster, self.tuning, meter
+                self.beats, self.statuses, self.inbox, shared.roster, self.tuning, meter, self.report_rpcs
             ),
-            "Combiner": CombinerServicer(settings.name, self.hub, self.inbox, shared.tasks, meter),
+            "Combiner": CombinerServicer(
+                settings.name, self.hub, self.inbox, shared.tasks, meter, self.report_rpcs
+            ),
             "Control": ControlServicer(settings.name, shared, catalog, self.tuning),
             "Reducer": ReducerServicer(settings.name, shared),
             "Jobs": JobsServicer(shared, self.feed),
@@ -193,6 +200,23 @@ class CombinerApp:
             "statuses_dropped", "Status messages dropped while Redis was away.", lambda: self.statuses.dropped
         )
 
+        meter.watch(
+            "reports_dropped",
+            "Reports dropped while Redis was away.",
+            lambda: self.reports.dropped,
+        )
+        for name, what in (("cpu_usage", "CPU use"), ("memory_usage", "memory use")):
+            meter.watch(
+                f"clients_{name}_percent_mean",
+                f"Mean {what} of the clients that told it here lately.",
+                partial(self.reports.mean, name),
+            )
+            meter.watch(
+                f"clients_{name}_percent_highest",
+                f"Highest {what} of the clients that told it here lately.",
+                partial(self.reports.highest, name),
+            )
+
     def status(self) -> Mapping[str, object]:
         """For /statusz."""
         return {
@@ -211,6 +235,7 @@ class CombinerApp:
         spawn("streams", self.hub.run())
         spawn("heartbeats", self.beats.run())
         spawn("statuses", self.statuses.run())
+        spawn("reports", self.reports.run())
         # A step that looks at the schema: with state of a newer version this process is never ready.
         spawn("probe Redis", keep_probing(self._redis, self.shared.settings.get, away=StateUnavailable))
         spawn("probe the store", keep_probing(self._objects, self._check_store, away=STORE_AWAY))

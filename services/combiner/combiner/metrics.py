@@ -10,7 +10,17 @@ from combiner.upkeep.removal import Kind as RemovedKind
 from fedcombiner.servicekit.metrics import Metrics
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-CLIENT_RPCS = ("SendHeartbeat", "SendStatus", "SendModelUpdate", "SendModelValidation", "SendModelPrediction")
+CLIENT_RPCS = (
+    "SendHeartbeat",
+    "SendStatus",
+    "SendModelUpdate",
+    "SendModelValidation",
+    "SendModelPrediction",
+    "SendModelMetric",
+    "SendTelemetryMessage",
+    "SendAttributeMessage",
+    "SendBackwardCompletion",
+)
 
 
 class CombinerMetrics:

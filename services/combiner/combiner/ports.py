@@ -10,7 +10,7 @@ ended meanwhile (cancelled, for instance).
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -542,6 +542,45 @@ class History(Protocol):
         """
 
 
+class ReportKind(StrEnum):
+    METRIC = "metric"
+    TELEMETRY = "telemetry"
+    ATTRIBUTE = "attribute"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a client tells beside its answers. Where it says no session, round or model, any fits."""
+
+    client: str
+    kind: ReportKind
+    values: Mapping[str, str]  # of metrics and telemetry: finite numbers
+    session_id: str = ""
+    round_id: str = ""
+    model_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The last value of each name."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    telemetry: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reports(Protocol):
+    async def add(self, reports: Sequence[Report]) -> None:
+        """Keep them with their client, and metrics and telemetry with the job that it works on (metrics: or
+        worked on last). More names than `max_told` are not kept.
+        """
+
+    async def of_clients(self, clients: Sequence[str]) -> list[Reported]: ...
+
+    async def of_jobs(self, job_ids: Sequence[str]) -> list[Mapping[str, Reported]]:
+        """Client -> what it told while it worked on that job; empty for a job that is gone."""
+
+
 class Settings(Protocol):
     """What `Control.Configure` may change: one table for all replicas."""
 
@@ -562,6 +601,7 @@ class Shared(Protocol):
     leases: Leases
     log: Log
     history: History
+    reports: Reports
     settings: Settings
     upkeep: Upkeep
     archive: Archive

@@ -87,10 +87,10 @@ class Combiner(ThreadedServer, CombinerServicer, ReducerServicer, ConnectorServi
         """What is served: this object in place of the servicers that it is, and the model service."""
         self.app = app
         name, shared = self.id, app.shared
-        CombinerServicer.__init__(self, name, app.hub, app.inbox, shared.tasks, app.meter)
+        CombinerServicer.__init__(self, name, app.hub, app.inbox, shared.tasks, app.meter, app.report_rpcs)
         ReducerServicer.__init__(self, name, shared)
         ConnectorServicer.__init__(
-            self, app.beats, app.statuses, app.inbox, shared.roster, app.tuning, app.meter
+            self, app.beats, app.statuses, app.inbox, shared.roster, app.tuning, app.meter, app.report_rpcs
         )
         ControlServicer.__init__(self, name, shared, app.catalog, app.tuning)
         self.modelservice = ModelService(app.store, thread=self._thread)

@@ -29,6 +29,7 @@ class Limits:
     max_roster: int = 100_000
     log_length: int = 20_000
     max_statuses: int = 10_000
+    max_told: int = 64  # values of a client, and of each kind in a job
     max_raw: int = 100
     raw_ms: int = _HOUR_MS
     max_others: int = 1_000

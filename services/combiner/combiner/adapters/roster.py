@@ -75,7 +75,7 @@ def _row(change: StreamChange) -> tuple[str | bool, ...]:
 
 
 def _presence(
-    client: str, ago: int, training: str, validation: str, both: str, era: str, cut: int
+    client: str, ago: int, training: str, validation: str, both: str, era: str, cut: int, name: str
 ) -> Presence:
     return Presence(
         client=client,
@@ -84,4 +84,5 @@ def _presence(
         validator_streams=int(validation) + int(both),
         era=era,
         cut=bool(cut),
+        name=name,
     )

@@ -13,6 +13,7 @@ from combiner.adapters.leases import RedisLeases
 from combiner.adapters.limits import Limits
 from combiner.adapters.log import BLOCK_S, RedisLog
 from combiner.adapters.models import RedisModels
+from combiner.adapters.reports import RedisReports
 from combiner.adapters.roster import RedisRoster
 from combiner.adapters.sessions import RedisSessions
 from combiner.adapters.settings import RedisSettings
@@ -25,6 +26,7 @@ from combiner.ports import (
     Leases,
     Log,
     Models,
+    Reports,
     Roster,
     Sessions,
     Settings,
@@ -49,6 +51,7 @@ class RedisState:
     leases: Leases
     log: Log
     history: History
+    reports: Reports
     settings: Settings
     upkeep: Upkeep
     archive: Archive
@@ -71,6 +74,7 @@ class RedisState:
         self.leases = RedisLeases(self._connection)
         self.log = RedisLog(self._connection, block_s=log_block_s)
         self.history = RedisHistory(self._connection, block_s=log_block_s)
+        self.reports = RedisReports(self._connection)
         self.settings = RedisSettings(self._connection)
         self.upkeep = RedisUpkeep(self._connection)
         self.archive = RedisArchive(self._connection)

@@ -193,6 +193,7 @@ class Presence:
     validator_streams: int = 0
     era: str = ""
     cut: bool = False
+    name: str = ""  # of a client that is known by an id
 
     @property
     def streams(self) -> int:

@@ -12,6 +12,7 @@ from combiner.inbox import Inbox
 from combiner.ports import Roster, StateUnavailable, View
 from combiner.rounds.meter import Meter
 from combiner.servicers.common import Context, client_name, redis_away
+from combiner.servicers.reports import ReportRpcs
 from combiner.statuses import Statuses
 from combiner.tuning import Tuning
 from fedcombiner.wire.eras import era_of_sender
@@ -36,6 +37,7 @@ class ConnectorServicer:
         roster: Roster,
         tuning: Tuning,
         meter: Meter,
+        reports: ReportRpcs,
     ) -> None:
         self._beats = beats
         self._statuses = statuses
@@ -43,6 +45,8 @@ class ConnectorServicer:
         self._roster = roster
         self._tuning = tuning
         self._meter = meter
+        self._reports = reports
+        self.SendModelMetric = reports.SendModelMetric  # where FEDn 0.26 has it
 
     @with_package
     async def SendHeartbeat(
@@ -52,6 +56,7 @@ class ConnectorServicer:
         name = client_name(heartbeat.sender)
         if name:
             self._beats.note(name, era_of_sender(package, heartbeat.sender).name)
+            self._reports.note_utilisation(name, heartbeat)
         else:
             self._meter.nameless("SendHeartbeat")
         return fedn_pb2.Response(sender=heartbeat.sender, response="Heartbeat received")

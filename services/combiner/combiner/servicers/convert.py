@@ -13,7 +13,7 @@ from combiner.domain.types import (
     Session,
     State,
 )
-from combiner.ports import Event, outcomes
+from combiner.ports import Event, Reported, outcomes
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from fedcombiner.wire.pb.combiner.v1 import events_pb2, upkeep_pb2
 
@@ -201,6 +201,12 @@ def model(record: Model) -> pb.Model:
     )
 
 
+def report(client: str, record: Reported) -> pb.ClientReport:
+    return pb.ClientReport(
+        client=client, metrics=record.metrics, telemetry=record.telemetry, attributes=record.attributes
+    )
+
+
 def client(record: Presence, window_ms: int) -> pb.Client:
     active = record.streams > 0 and 0 <= record.seen_ms_ago < window_ms
     return pb.Client(
@@ -211,4 +217,5 @@ def client(record: Presence, window_ms: int) -> pb.Client:
         seen_seconds_ago=record.seen_ms_ago / 1000 if record.seen_ms_ago >= 0 else -1,
         era=record.era,
         streams=record.streams,
+        name=record.name,
     )

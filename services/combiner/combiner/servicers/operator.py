@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
+from itertools import zip_longest
 
 import structlog
 
 from combiner.catalog import Catalog
 from combiner.domain.config import ConfigError
+from combiner.domain.metrics import mean_metrics
 from combiner.domain.session import SessionConfig
-from combiner.domain.types import Job, Session, State
+from combiner.domain.types import Job, Presence, Session, State
 from combiner.ports import QueueFull, Shared, StateUnavailable
 from combiner.rounds.feed import RESYNC, Feed
 from combiner.servicers import convert
@@ -23,6 +25,7 @@ from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 log = structlog.get_logger()
 
 LIST_LIMIT = 1000
+PAGE = 200  # clients
 NOTE_MAX = 200
 CANCELLED_BY_HAND = "cancelled by the operator"
 
@@ -42,7 +45,14 @@ class JobsServicer:
         return job
 
     async def Get(self, request: pb.JobRequest, context: Context) -> pb.Job:
-        return convert.job(await self._job(request.job_id))
+        """Also what clients told while they worked on it."""
+        message = convert.job(await self._job(request.job_id))
+        try:
+            [told] = await self._shared.reports.of_jobs([request.job_id])
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        message.reports.extend(convert.report(client, reported) for client, reported in told.items())
+        return message
 
     async def List(self, request: pb.ListJobsRequest, context: Context) -> AsyncIterator[pb.Job]:
         try:
@@ -133,7 +143,17 @@ class SessionsServicer:
         return model.model_id
 
     async def Get(self, request: pb.SessionRequest, context: Context) -> pb.Session:
-        return convert.session(await self._session(request.session_id))
+        """Also what clients told by themselves in each round."""
+        message = convert.session(await self._session(request.session_id))
+        try:
+            for result in message.results:
+                jobs = [job_id for job_id in (result.job_id, result.validation_job_id) if job_id]
+                told = [r for of_job in await self._shared.reports.of_jobs(jobs) for r in of_job.values()]
+                result.reported.update(mean_metrics(reported.metrics for reported in told))
+                result.telemetry.update(mean_metrics(reported.telemetry for reported in told))
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        return message
 
     async def List(self, request: pb.ListSessionsRequest, context: Context) -> AsyncIterator[pb.Session]:
         try:
@@ -226,12 +246,29 @@ class ClientsServicer:
 
     async def List(self, request: pb.ListClientsRequest, context: Context) -> AsyncIterator[pb.Client]:
         try:
-            if request.clients:
-                for presence in await self._shared.roster.presence(request.clients):
-                    if presence.seen_ms_ago >= 0:
-                        yield convert.client(presence, self._window_ms)
-                return
-            async for presence in self._shared.roster.list(all=request.all):
-                yield convert.client(presence, self._window_ms)
+            async for page in self._pages(request):
+                told = (
+                    await self._shared.reports.of_clients([presence.client for presence in page])
+                    if request.details
+                    else []
+                )
+                for presence, reported in zip_longest(page, told):
+                    message = convert.client(presence, self._window_ms)
+                    if reported is not None:
+                        message.report.CopyFrom(convert.report(presence.client, reported))
+                    yield message
         except StateUnavailable as error:
             raise redis_away(error) from error
+
+    async def _pages(self, request: pb.ListClientsRequest) -> AsyncIterator[list[Presence]]:
+        if request.clients:
+            found = await self._shared.roster.presence(request.clients)
+            yield [presence for presence in found if presence.seen_ms_ago >= 0]
+            return
+        page: list[Presence] = []
+        async for presence in self._shared.roster.list(all=request.all):
+            page.append(presence)
+            if len(page) == PAGE:
+                yield page
+                page = []
+        yield page

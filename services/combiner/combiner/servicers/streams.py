@@ -18,6 +18,7 @@ from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import StateUnavailable, Task, Tasks, View
 from combiner.rounds.meter import Meter
 from combiner.servicers.common import NAME_ALLOWED, Context, client_name, other_name, redis_away
+from combiner.servicers.reports import ReportRpcs
 from combiner.streams import StreamHub
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 from fedcombiner.wire import eras
@@ -42,12 +43,18 @@ class CombinerServicer:
     Parameters have the names of FEDn's documentation, also where a request is called a response there.
     """
 
-    def __init__(self, name: str, hub: StreamHub, inbox: Inbox, tasks: Tasks, meter: Meter) -> None:
+    def __init__(
+        self, name: str, hub: StreamHub, inbox: Inbox, tasks: Tasks, meter: Meter, reports: ReportRpcs
+    ) -> None:
         self._name = name
         self._hub = hub
         self._inbox = inbox
         self._tasks = tasks
         self._meter = meter
+        self.SendModelMetric = reports.SendModelMetric
+        self.SendAttributeMessage = reports.SendAttributeMessage
+        self.SendTelemetryMessage = reports.SendTelemetryMessage
+        self.SendBackwardCompletion = reports.SendBackwardCompletion
 
     # --- streams to clients: three views of one queue
 

@@ -182,6 +182,9 @@ class Job(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    REPORTS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     session_id: _builtins.str
     kind: Global___Kind.ValueType
@@ -200,6 +203,8 @@ class Job(_message.Message):
     """what a running job does now: waiting, asking, collecting, aggregating"""
     version: _builtins.int
     """grows with every change"""
+    format: _builtins.str
+    """of the model, once clients were asked: npz list, npz dict"""
     @_builtins.property
     def asked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -223,6 +228,14 @@ class Job(_message.Message):
     @_builtins.property
     def timings(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """seconds spent: waiting, collecting, folding, writing"""
+
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientReport]:
+        """with Get: what clients told while they worked on it"""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outcome]:
+        """active clients that could not take part"""
 
     def __init__(
         self,
@@ -250,14 +263,110 @@ class Job(_message.Message):
         version: _builtins.int = ...,
         received: _abc.Iterable[_builtins.str] | None = ...,
         timings: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        reports: _abc.Iterable[Global___ClientReport] | None = ...,
+        format: _builtins.str = ...,
+        left_out: _abc.Iterable[Global___Outcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers", b"answers", "asked", b"asked", "config", b"config", "created_at", b"created_at", "deadline_at", b"deadline_at", "ended_at", b"ended_at", "failed", b"failed", "job_id", b"job_id", "kind", b"kind", "model_id", b"model_id", "parent_model_id", b"parent_model_id", "phase", b"phase", "reason", b"reason", "received", b"received", "rejected", b"rejected", "round_id", b"round_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "timings", b"timings", "unrecorded", b"unrecorded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers", b"answers", "asked", b"asked", "config", b"config", "created_at", b"created_at", "deadline_at", b"deadline_at", "ended_at", b"ended_at", "failed", b"failed", "format", b"format", "job_id", b"job_id", "kind", b"kind", "left_out", b"left_out", "model_id", b"model_id", "parent_model_id", b"parent_model_id", "phase", b"phase", "reason", b"reason", "received", b"received", "rejected", b"rejected", "reports", b"reports", "round_id", b"round_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "timings", b"timings", "unrecorded", b"unrecorded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class ClientReport(_message.Message):
+    """What a client told beside its answers: the last value of each name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TelemetryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    TELEMETRY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def telemetry(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        telemetry: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "client", b"client", "metrics", b"metrics", "telemetry", b"telemetry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientReport: _TypeAlias = ClientReport  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
@@ -385,6 +494,46 @@ class RoundResult(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ReportedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TelemetryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ROUND_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     VALIDATION_JOB_ID_FIELD_NUMBER: _builtins.int
@@ -395,6 +544,8 @@ class RoundResult(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
+    TELEMETRY_FIELD_NUMBER: _builtins.int
     round_id: _builtins.str
     job_id: _builtins.str
     """training"""
@@ -409,6 +560,14 @@ class RoundResult(_message.Message):
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """mean over the clients that validated"""
 
+    @_builtins.property
+    def reported(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """with Sessions.Get: means of the metrics that clients told by themselves"""
+
+    @_builtins.property
+    def telemetry(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """with Sessions.Get: means"""
+
     def __init__(
         self,
         *,
@@ -422,10 +581,12 @@ class RoundResult(_message.Message):
         started_at: _builtins.float = ...,
         ended_at: _builtins.float = ...,
         accepted: _builtins.int = ...,
+        reported: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        telemetry: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "ended_at", b"ended_at", "job_id", b"job_id", "metrics", b"metrics", "model_id", b"model_id", "reason", b"reason", "round_id", b"round_id", "started_at", b"started_at", "state", b"state", "validation_job_id", b"validation_job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "ended_at", b"ended_at", "job_id", b"job_id", "metrics", b"metrics", "model_id", b"model_id", "reason", b"reason", "reported", b"reported", "round_id", b"round_id", "started_at", b"started_at", "state", b"state", "telemetry", b"telemetry", "validation_job_id", b"validation_job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -838,6 +999,8 @@ class Client(_message.Message):
     SEEN_SECONDS_AGO_FIELD_NUMBER: _builtins.int
     ERA_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     active: _builtins.bool
     trainer: _builtins.bool
@@ -847,6 +1010,12 @@ class Client(_message.Message):
     era: _builtins.str
     """the wire generation: 0.6, 0.8, 0.11, 0.20, ..."""
     streams: _builtins.int
+    name: _builtins.str
+    """of a client that is known by an id"""
+    @_builtins.property
+    def report(self) -> Global___ClientReport:
+        """with `details`"""
+
     def __init__(
         self,
         *,
@@ -857,10 +1026,12 @@ class Client(_message.Message):
         seen_seconds_ago: _builtins.float = ...,
         era: _builtins.str = ...,
         streams: _builtins.int = ...,
+        name: _builtins.str = ...,
+        report: Global___ClientReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "client", b"client", "era", b"era", "seen_seconds_ago", b"seen_seconds_ago", "streams", b"streams", "trainer", b"trainer", "validator", b"validator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "client", b"client", "era", b"era", "name", b"name", "report", b"report", "seen_seconds_ago", b"seen_seconds_ago", "streams", b"streams", "trainer", b"trainer", "validator", b"validator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -872,8 +1043,11 @@ class ListClientsRequest(_message.Message):
 
     ALL_FIELD_NUMBER: _builtins.int
     CLIENTS_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
     """also those that were not seen lately"""
+    details: _builtins.bool
+    """with what they told of themselves"""
     @_builtins.property
     def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """only these, active or not; those that were never heard of are left out"""
@@ -883,10 +1057,11 @@ class ListClientsRequest(_message.Message):
         *,
         all: _builtins.bool = ...,
         clients: _abc.Iterable[_builtins.str] | None = ...,
+        details: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "clients", b"clients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "clients", b"clients", "details", b"details"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -160,7 +160,8 @@ local function job_forget(id)
   if call('HGET', P .. 'model:' .. parent, 'metrics_job') == id then
     call('UNLINK', P .. 'model-clients:' .. parent)
   end
-  call('UNLINK', job_key(id), P .. 'clients:' .. id, P .. 'others:' .. id, P .. 'unrecorded:' .. id, P .. 'answers:' .. id)
+  call('UNLINK', job_key(id), P .. 'clients:' .. id, P .. 'others:' .. id, P .. 'unrecorded:' .. id, P .. 'answers:' .. id,
+    P .. 'reported:' .. id)
   call('ZREM', P .. 'all:job', id)
   call('ZREM', P .. 'ended:job', id)
   call('ZREM', P .. 'session-jobs:' .. session_id, id)

@@ -45,18 +45,19 @@ local function roster_purge(most)
     call('HDEL', P .. 'eras', client)
     name_forget(client)
     call('SREM', P .. 'cut', client)
-    call('DEL', queue_key(client), P .. 'past:' .. client)
+    call('DEL', queue_key(client), P .. 'past:' .. client, P .. 'told:' .. client)
   end
   return expired
 end
 
--- `clients`: name -> era. Those who came (back) just now wake whoever waits for clients.
+-- `clients`: name -> era, which a stream knows better: only of those who had none. Those who came (back) just now wake
+-- whoever waits for clients.
 local function roster_beat(clients)
-  local names, seen, eras, came = {}, {}, {}, {}
+  local names, seen, came = {}, {}, {}
   for client, era in pairs(clients) do
     names[#names + 1] = client
     seen[#seen + 1], seen[#seen + 2] = NOW, client
-    if era ~= '' then eras[#eras + 1], eras[#eras + 2] = client, era end
+    if era ~= '' then call('HSETNX', P .. 'eras', client, era) end
   end
   if call('SCARD', P .. 'wanting') > 0 then
     for _, client in ipairs(names) do
@@ -65,7 +66,6 @@ local function roster_beat(clients)
     end
   end
   all_of('ZADD', P .. 'seen', seen)
-  all_of('HSET', P .. 'eras', eras)
   names_event('client', '', came)
   roster_purge(FORGOTTEN_AT_ONCE)
 end
