@@ -129,7 +129,7 @@ e2e: $(STAMP) images ## the end-to-end suite against containers of its own
 K8S_LOAD ?=
 e2e-k8s: export IMAGE_TAG ?= $(shell sed -n 's/^IMAGE_TAG=//p' deploy/.env)
 e2e-k8s: export PREVIOUS_TAG ?= $(IMAGE_TAG)-previous
-e2e-k8s: $(STAMP) ## the chart on the cluster that KUBECONFIG names (K8S_LOAD="kind load docker-image")
+e2e-k8s: $(STAMP) $(if $(K8S_LOAD),images) ## the chart on the cluster that KUBECONFIG names (K8S_LOAD="kind load docker-image")
 	@$(if $(K8S_LOAD),$(PYTHON) deploy/load_images.py $(K8S_LOAD))
 	@$(BIN)/python -m pytest tests/e2e_k8s --cluster
 

@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# What the chart has no use for.
-NOT_NEEDED = ("prometheus", "grafana")
 
 
 def main() -> None:
@@ -34,7 +32,7 @@ def described() -> list[str]:
         ["docker", "compose", *files, "config", "--format", "json"], check=True, stdout=subprocess.PIPE
     )
     services = json.loads(said.stdout)["services"]
-    return [one["image"] for name, one in services.items() if name not in NOT_NEEDED]
+    return [one["image"] for one in services.values()]
 
 
 def ours(names: set[str]) -> set[str]:
