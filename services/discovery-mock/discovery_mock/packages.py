@@ -17,12 +17,13 @@ from starlette.responses import Response
 from discovery_mock.catalog import Package, PackageCatalog
 from discovery_mock.combiners import NETWORK_ID
 from discovery_mock.downloads import Download, steady
-from discovery_mock.messages import parse_query_name, parse_wants_checksum
-from discovery_mock.web import Answer, parts_of
+from discovery_mock.messages import not_yet, parse_query_name, parse_wants_checksum
+from discovery_mock.web import TRY_LATER, Answer, parts_of
 from fedcombiner.modelstorage.scratch import ScratchArea
+from fedcombiner.modelstorage.store import STORE_AWAY
 from fedcombiner.packages.archive import PackageLimits, check_archive
 from fedcombiner.packages.names import BadPackage
-from fedcombiner.servicekit.errors import InvalidArgument, NotFound
+from fedcombiner.servicekit.errors import InvalidArgument
 
 log = structlog.get_logger(__name__)
 
@@ -56,14 +57,21 @@ class PackageDesk:
         self._patience = patience
         self._uploads = asyncio.Semaphore(MAX_UPLOADS)
 
-    async def download(self, request: Request) -> Response:
+    async def download(self, request: Request) -> Answer | Response:
         """`GET /context`, `/download_package` and `/api/v1/packages/download`."""
-        return await self._send(await self._wanted(request))
+        try:
+            package = await self._wanted(request)
+            return await self._send(package) if package else _NOT_YET
+        except STORE_AWAY as error:
+            return _later(f"The compute package cannot be read now: {error.message}.")
 
     async def checksum(self, request: Request) -> Answer:
         """`GET /checksum`, `/get_package_checksum` and `/api/v1/packages/checksum`."""
-        package = await self._wanted(request)
-        return 200, {"success": True, "checksum": package.id, "message": ""}
+        try:
+            package = await self._wanted(request)
+        except STORE_AWAY as error:
+            return _later(f"The compute package cannot be looked up now: {error.message}.")
+        return (200, {"success": True, "checksum": package.id, "message": ""}) if package else _NOT_YET
 
     async def client_config(self, request: Request) -> Answer:
         """`GET /get_client_config`: what a client's YAML file holds."""
@@ -109,13 +117,10 @@ class PackageDesk:
         log.info("package activated", package=package.name, id=package.id)
         return 200, _row(package, True)
 
-    async def _wanted(self, request: Request) -> Package:
-        """The one that a client asks for; not found is an answer after which it asks again, for minutes."""
+    async def _wanted(self, request: Request) -> Package | None:
+        """The one that a client asks for; None: none is set. Raises NotFound if it names one."""
         name = parse_query_name(request.query_params)
-        package = await self._catalog.find(name) if name else await self._catalog.active()
-        if package is None:
-            raise NotFound("No compute package is set yet: `combiner package put` sets one.")
-        return package
+        return await self._catalog.find(name) if name else await self._catalog.active()
 
     async def _send(self, package: Package) -> Response:
         chunks = steady(self._catalog, package, self._patience)
@@ -157,6 +162,16 @@ async def _lively(parts: AsyncGenerator[bytes, None], idle: float) -> AsyncGener
             if part is None:
                 return
             yield part
+
+
+def _later(message: str) -> Answer:
+    """A success without an attachment: clients up to 0.20 wait for a minute after it, and take refusals for
+    a package that is broken.
+    """
+    return TRY_LATER, not_yet(message, "remote")
+
+
+_NOT_YET: Final = _later("No compute package is set yet: `combiner package put` sets one.")
 
 
 def _row(package: Package, active: bool) -> dict[str, object]:
