@@ -204,11 +204,16 @@ def seed_bytes() -> bytes:
     return to_npz(dict(seed_model()))
 
 
-def check_whole(done: Round, names: Collection[str] = NAMES) -> None:
-    """Everybody trained, everybody is in the aggregate by the weight it gave, everybody validated."""
+def check_whole(done: Round, names: Collection[str] = NAMES, again: Collection[str] = ()) -> None:
+    """Everybody trained, everybody is in the aggregate by the weight it gave, everybody validated.
+
+    `again`: those who were asked twice, and whose second answer is refused for that.
+    """
     assert done.session.state == pb.SUCCEEDED, done.session
     check_aggregate(done, names)
-    assert not [*done.training.failed, *done.training.rejected, *done.training.unrecorded], done.training
+    assert not [*done.training.failed, *done.training.unrecorded], done.training
+    refused = {(outcome.client, outcome.reason) for outcome in done.training.rejected}
+    assert refused <= {(name, reason) for name in again for reason in ("late", "duplicate")}, done.training
     validation = done.validation
     assert validation is not None, "the model was not validated"
     assert validation.state == pb.SUCCEEDED, validation

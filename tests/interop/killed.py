@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.faults.stack import COMBINERS
 from tests.interop.eras import FIRST, NAMES
-from tests.interop.federation import Federation, Round, check_whole
+from tests.interop.federation import Federation, check_whole
 
 # As long as a client may be away by default, and more: a training that takes longer must not be given up.
 LONG_S: Final = 12.0
@@ -70,14 +70,10 @@ async def _kill(federation: Federation, moment: _Moment) -> Killed:
     await federation.revive(moment.victim)
     if done is None:
         done = await federation.round(NAMES)
-    _check(federation, done)
     trainings = {name: federation.control.said(name, "training") for name in NAMES}
-    return Killed(moment.victim, seconds, trainings)
-
-
-def _check(federation: Federation, done: Round) -> None:
-    check_whole(done)
+    check_whole(done, again=[name for name, times in trainings.items() if times > 1])
     federation.check_alive()
+    return Killed(moment.victim, seconds, trainings)
 
 
 async def _all_on_one(federation: Federation) -> None:
