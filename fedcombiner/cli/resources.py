@@ -187,13 +187,14 @@ def session_cancel(context: typer.Context, session_id: str) -> None:
 @jobs.command("show")
 @remote
 def job_show(context: typer.Context, job_id: str) -> None:
-    """One job: who was asked, who is in the aggregate, who was rejected and why.
+    """One job: who was asked, who is in the aggregate, who was rejected or left out and why.
 
     Examples:
       combiner job show 0b5c8d2e-1111-4222-8333-444455556666
       combiner job show 0b5c8d2e-1111-4222-8333-444455556666 --json | jq '.rejected[]'
     """
-    show_one(context, _job_row(context, call(context, lambda operator: operator.get_job(job_id))))
+    job = call(context, lambda operator: operator.get_job(job_id))
+    show_one(context, rows.whole_job(job, details=not options(context).as_json))
 
 
 @jobs.command("list")

@@ -44,6 +44,15 @@ def job(record: pb.Job, *, details: bool = False) -> Row:
     }
 
 
+def whole_job(record: pb.Job, *, details: bool = False) -> Row:
+    """Also the format of the model, and the active clients that could not take part."""
+    return {
+        **job(record, details=details),
+        "format": _none(record.format),
+        "left_out": [_outcome(o, details=True) for o in record.left_out],
+    }
+
+
 def _outcome(record: pb.Outcome, details: bool) -> Row:
     row = {"client": record.client, "reason": record.reason}
     return {**row, "detail": record.detail} if details and record.detail else row

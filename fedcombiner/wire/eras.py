@@ -8,6 +8,10 @@ an `Era` translates at the edge. Four eras can be told apart on the wire, and no
     0.8   0.8            grpc     TaskStream      Timestamp   old       0 (WORKER)
     0.9   0.9 to 0.19    fedn     TaskStream      Timestamp   old       0 (WORKER)
     0.20  0.20 to 0.33   fedn     TaskStream      Timestamp   new       1 (CLIENT)
+    android              grpc     training only   text        old       0 (WORKER)
+
+FEDn's Android client is one of the first era by its messages, known by gRPC's user agent for Java, which no
+other client of FEDn has; its models are headerless blobs (`Era.blobs`).
 
 `client_id` came with 0.11 in the middle of an era and is optional ever after, so it is read per message
 (`identity`), not per era.
@@ -35,6 +39,10 @@ TRAINING = fedn_pb2.MODEL_UPDATE
 VALIDATION = fedn_pb2.MODEL_VALIDATION
 PREDICTION = fedn_pb2.MODEL_PREDICTION
 
+_JAVA = ("grpc-java", "grpc-kotlin")
+BLOB_SUFFIX = ".float32"
+"""Of the id of a model that is to be sent as a blob (`Era.blobs`)."""
+
 # Seconds that a refused stream is held: FEDn's clients come back at once, up to a thousand times a second.
 REFUSAL_HOLD_S = 5.0
 
@@ -57,12 +65,17 @@ class Era:
         old_numbers: roles and log levels are those of before 0.20.
         text_timestamps: `Status.timestamp` and `ModelValidation.timestamp` are text, not a Timestamp.
         reads_unknown: a Download may be held with messages of status UNKNOWN ("not ready yet").
+        tasks: what a client can be asked for; it ignores everything else.
+        blobs: a model is the bytes of its arrays, float32 and little-endian, one after the other, in place of
+            an archive.
     """
 
     name: str
     old_numbers: bool
     text_timestamps: bool
     reads_unknown: bool
+    tasks: frozenset[int] = STREAM_TASKS["TaskStream"]
+    blobs: bool = False
 
     @property
     def combiner_role(self) -> fedn_pb2.Role.ValueType:
@@ -77,6 +90,10 @@ class Era:
     def write_role(self, role: fedn_pb2.Role.ValueType) -> fedn_pb2.Role.ValueType:
         """The number of a role in this era."""
         return cast("fedn_pb2.Role.ValueType", (role - 1) % _ROLES) if self.old_numbers else role
+
+    def model_id(self, model_id: str) -> str:
+        """The id under which a client of this era is to fetch a model."""
+        return model_id + BLOB_SUFFIX if self.blobs else model_id
 
     def read_role(self, number: int) -> int:
         """The `fedn_pb2.Role` meant by a number of this era; a number without a meaning is OTHER."""
@@ -113,16 +130,35 @@ ERAS: Mapping[str, Era] = MappingProxyType(
         era.name: era
         for era in (
             Era("0.5", old_numbers=True, text_timestamps=True, reads_unknown=False),
-            Era("0.8", old_numbers=True, text_timestamps=False, reads_unknown=True),
+            Era(
+                "0.8",
+                old_numbers=True,
+                text_timestamps=False,
+                reads_unknown=True,
+                tasks=frozenset({TRAINING, VALIDATION}),
+            ),
             Era("0.9", old_numbers=True, text_timestamps=False, reads_unknown=True),
             Era("0.20", old_numbers=False, text_timestamps=False, reads_unknown=True),
+            Era(
+                "android",
+                old_numbers=True,
+                text_timestamps=True,
+                reads_unknown=False,
+                tasks=frozenset({TRAINING}),
+                blobs=True,
+            ),
         )
     }
 )
 
 
-def era_of_subscription(package: str, rpc: str, sender: fedn_pb2.Client) -> Era:
-    """The era of a client that opened stream `rpc` of `package`: the surest sign there is, worth keeping."""
+def era_of_subscription(package: str, rpc: str, sender: fedn_pb2.Client, user_agent: str = "") -> Era:
+    """The era of a client that opened stream `rpc` of `package`: the surest sign there is, worth keeping.
+
+    `user_agent`: gRPC's, as the call's metadata has it.
+    """
+    if package == OLD_PACKAGE and rpc != "TaskStream" and user_agent.startswith(_JAVA):
+        return ERAS["android"]
     if package == OLD_PACKAGE:
         return ERAS["0.8" if rpc == "TaskStream" else "0.5"]
     return ERAS["0.20" if sender.role == fedn_pb2.CLIENT else "0.9"]

@@ -163,6 +163,8 @@ def test_a_job_as_json_has_exactly_the_promised_fields(
         "unrecorded": ["d"],
         "started_at": "1970-01-01T00:00:01.500+00:00",
         "ended_at": None,
+        "format": None,
+        "left_out": [],
     }
 
 

@@ -32,6 +32,10 @@ not exact.
 """
 
 
+_BLOB_DTYPE: Final = np.dtype("<f4")
+_ARCHIVE: Final = b"PK\x03\x04"
+
+
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     """The arrays of an npz file, in file order; reads headers only.
 
@@ -114,10 +118,15 @@ def check_update(path: str | os.PathLike[str], parent: ModelSpec, scratch_dir: P
     (16 for deflated ones in Fortran order). Nothing is inflated beyond what the parent's shapes allow, and
     nothing is unpickled.
 
+    A file without an archive's beginning that has exactly the bytes of the parent's arrays as float32 is a
+    blob (`formats.blob`), and read as such.
+
     Raises FormatError with the reason for the first thing found wrong, headers of all arrays before their
     content; OSError when the file cannot be read or the scratch file cannot be written.
     """
     update = open(path, "rb", buffering=0)  # noqa: SIM115  # the CheckedUpdate owns it
+    if _is_blob(update, parent):
+        return _checked_blob(update, parent)
     scratch = tempfile.TemporaryFile(dir=scratch_dir, buffering=0)  # noqa: SIM115
     try:
         segments = _Checker(update, scratch).check(parent)
@@ -126,6 +135,31 @@ def check_update(path: str | os.PathLike[str], parent: ModelSpec, scratch_dir: P
         scratch.close()
         raise
     return CheckedUpdate(parent, (update, scratch), segments)
+
+
+def _is_blob(update: IO[bytes], parent: ModelSpec) -> bool:
+    size = os.fstat(update.fileno()).st_size
+    return (
+        size == parent.elements * _BLOB_DTYPE.itemsize > 0
+        and parent.fits_a_blob
+        and os.pread(update.fileno(), len(_ARCHIVE), 0) != _ARCHIVE
+    )
+
+
+def _checked_blob(update: IO[bytes], parent: ModelSpec) -> CheckedUpdate:
+    try:
+        segments = tuple(
+            _Segment(update, offset * _BLOB_DTYPE.itemsize, np.dtype("f4"), tensor.elements)
+            for offset, tensor in zip(parent.offsets, parent.tensors, strict=True)
+        )
+        checked = CheckedUpdate(parent, (update,), segments)
+        for index, start, values in checked.blocks(PIECE_BYTES // _BLOB_DTYPE.itemsize):
+            tensor = parent.tensors[index]
+            _check_values(TensorSpec(tensor.name, _BLOB_DTYPE, tensor.shape), start, values)
+    except BaseException:
+        update.close()
+        raise
+    return checked
 
 
 class _Checker:

@@ -65,6 +65,17 @@ class ModelSpec:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @cached_property
+    def is_list(self) -> bool:
+        """Named by position, as FEDn's helpers for keras and numpy do; else it is a dict."""
+        names = {tensor.name for tensor in self.tensors}
+        return names == {str(number) for number in range(len(self.tensors))}
+
+    @cached_property
+    def fits_a_blob(self) -> bool:
+        """Every array is of floating point numbers, so float32 can carry it."""
+        return all(tensor.dtype.kind == "f" for tensor in self.tensors)
+
+    @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Index of each tensor's first element when all tensors are laid end to end."""
         offsets, end = [], 0

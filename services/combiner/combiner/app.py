@@ -15,6 +15,7 @@ from combiner.adapters.state import RedisState
 from combiner.announce import Announcer, Load
 from combiner.announced_tls import announced_identity
 from combiner.beats import Beats
+from combiner.capabilities import EraCapabilities
 from combiner.catalog import Catalog
 from combiner.domain.leases import DEFAULT_WINDOWS, OutageGuard, Windows
 from combiner.inbox import Inbox
@@ -139,6 +140,7 @@ class CombinerApp:
             guard,
             self._trouble,
             meter,
+            EraCapabilities(),
         )
         self._worker = Worker(
             replica,

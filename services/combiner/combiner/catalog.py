@@ -10,6 +10,7 @@ from combiner.specs import Specs
 from fedcombiner.modelstorage.formats import FormatError
 from fedcombiner.modelstorage.store import ModelStore, ObjectInfo, ObjectKey, parse_id
 from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound
+from fedcombiner.wire.eras import BLOB_SUFFIX
 
 log = structlog.get_logger()
 
@@ -63,7 +64,8 @@ class Catalog:
         """
         if await self._models.is_complete():
             return 0
-        objects = sorted([info async for info in self._store.list("models")], key=lambda info: info.modified)
+        models = [info async for info in self._store.list("models") if not info.key.id.endswith(BLOB_SUFFIX)]
+        objects = sorted(models, key=lambda info: info.modified)
         await self._models.found([_found(info) for info in objects])
         await self._models.mark_complete()
         return len(objects)

@@ -172,12 +172,21 @@ class Jobs(Protocol):
     async def claim(self, replica: str) -> Lease | None:
         """Take the next queued job, if fewer than the allowed number run: it runs then, phase waiting."""
 
-    async def open(self, lease: Lease, asks: Sequence[Ask], timeout_ms: int, task_data: str) -> Job:
+    async def open(
+        self,
+        lease: Lease,
+        asks: Sequence[Ask],
+        timeout_ms: int,
+        task_data: str,
+        *,
+        format: str = "",
+        left_out: Sequence[Outcome] = (),
+    ) -> Job:
         """Record who is asked and the deadline (Redis time + timeout), and put one task in the queue of each.
 
         Only the first call counts; a later one (after a crash) changes nothing. `task_data` is the JSON
         object that each task carries; the adapter adds `_task_id` to it for each client when the task is
-        delivered.
+        delivered. `format` is that of the model; `left_out` are active clients that cannot take part.
         """
 
     async def receive(

@@ -88,6 +88,8 @@ def job(dump: Sequence[Sequence[str]]) -> Job | None:
         unrecorded=tuple(sorted(unrecorded)),
         answers=pairs(answers),
         timings=json.loads(f.get("timings", "{}")),
+        format=f.get("format", ""),
+        left_out=tuple(Outcome(*row) for row in json.loads(f.get("left_out") or "[]")),
     )
 
 

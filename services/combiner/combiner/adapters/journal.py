@@ -9,11 +9,12 @@ from typing import Any
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
-from combiner.domain.types import Job, Model, NewJob, State
+from combiner.domain.types import Job, Model, NewJob, Outcome, State
 from combiner.ports import Ask, JobBrief, Lease, Received, Verdict
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_DETAIL = 500  # characters
+MAX_LEFT_OUT = 200  # clients
 _PAGE = 20  # jobs; one of them can have thousands of clients
 
 
@@ -59,10 +60,28 @@ class RedisJobs:
     async def claim(self, replica: str) -> Lease | None:
         return claimed("job", await self._run("claim", kind="job", replica=replica))
 
-    async def open(self, lease: Lease, asks: Sequence[Ask], timeout_ms: int, task_data: str) -> Job:
+    async def open(
+        self,
+        lease: Lease,
+        asks: Sequence[Ask],
+        timeout_ms: int,
+        task_data: str,
+        *,
+        format: str = "",
+        left_out: Sequence[Outcome] = (),
+    ) -> Job:
         pairs = [(ask.client, ask.task_id) for ask in asks]
+        shown = [(o.client, o.reason, o.detail[:MAX_DETAIL]) for o in left_out[:MAX_LEFT_OUT]]
         return _job(
-            await self._leased("job_open", lease, asks=pairs, timeout_ms=timeout_ms, task_data=task_data)
+            await self._leased(
+                "job_open",
+                lease,
+                asks=pairs,
+                timeout_ms=timeout_ms,
+                task_data=task_data,
+                format=format,
+                left_out=codec.dumps(shown) if shown else "",
+            )
         )
 
     async def receive(

@@ -67,6 +67,13 @@ class Reason(StrEnum):
     CLIENT_LOST = "client_lost"  # its stream or its heartbeats stayed away
 
 
+class LeftOut(StrEnum):
+    """Why an active client cannot take part. Stable words, as `Reason`."""
+
+    FORMAT = "format"
+    TASK = "task"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     client: str
@@ -114,6 +121,8 @@ class Job:
     unrecorded: tuple[str, ...] = ()
     answers: Mapping[str, str] = field(default_factory=dict)  # client -> JSON, of validation and inference
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds
+    format: str = ""  # of the model that it trains, once clients were asked
+    left_out: tuple[Outcome, ...] = ()  # active clients that could not take part; bounded
 
     def of_state(self, *states: ClientState) -> list[ClientRecord]:
         """The asked clients in one of these states, by name."""

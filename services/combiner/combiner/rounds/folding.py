@@ -112,7 +112,7 @@ class Folder:
         self._store = store
         self._workshop = workshop
         self._aggregator = aggregator
-        self._parent = parent
+        self.parent = parent
         self._specs = specs
         self._meter = meter
         self._folding = asyncio.Lock()
@@ -195,7 +195,7 @@ class Folder:
         """The update, open for as long as the stack."""
         path = await stack.enter_async_context(self._store.local_file(ObjectKey("uploads", record.update_id)))
         update = await self._timed(
-            "checking", lambda: check_update(path, self._parent, self._workshop.scratch)
+            "checking", lambda: check_update(path, self.parent, self._workshop.scratch)
         )
         stack.callback(update.close)
         return update
@@ -230,7 +230,7 @@ class Folder:
             path.unlink(missing_ok=True)
         self._note("writing", time.monotonic() - started)
         # It has the parent's names, shapes and types, and is most likely the next parent.
-        self._specs.know(info, self._parent)
+        self._specs.know(info, self.parent)
         return info
 
     async def _store_file(self, path: Path, target: ObjectKey) -> ObjectInfo:

@@ -24,13 +24,15 @@ from combiner.domain.leases import OutageGuard
 from combiner.domain.metrics import parse_metrics
 from combiner.domain.round import Failed, RoundPolicy, Succeeded, too_few_clients
 from combiner.domain.selection import choose, rng_for
-from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, State
+from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, Outcome, State
 from combiner.ports import Ask, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable, View
+from combiner.rounds.blobs import Blobs
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.collecting import LOOK_S, Collector
 from combiner.rounds.feed import CLIENTS, RESYNC, Feed, Subscription
 from combiner.rounds.folding import STORE_BACKOFF, STORE_PATIENCE_S, FoldBroken, Folder, RoundFailed, Workshop
 from combiner.rounds.meter import Meter
+from combiner.rounds.takingpart import Capabilities, Work, split
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import TaskSet, see_through, steady, woken
 from combiner.specs import Specs
@@ -54,6 +56,7 @@ class Tools:
     guard: OutageGuard
     trouble: Trouble
     meter: Meter
+    capabilities: Capabilities
 
 
 class JobRunner:
@@ -138,7 +141,7 @@ class JobRun:
             meter=self._tools.meter,
         )
         try:
-            job = await self._ask(job, View.TRAINING)
+            job = await self._ask(job, View.TRAINING, Work(job.kind, job.parent_model_id, folder.parent))
             job = await self._collect(job, folder)
             await self._aggregate(job, folder)
         finally:
@@ -146,7 +149,7 @@ class JobRun:
 
     async def _question(self, job: Job) -> None:
         """Validation and inference: clients answer with JSON, there is no model to make."""
-        job = await self._ask(job, View.VALIDATION)
+        job = await self._ask(job, View.VALIDATION, Work(job.kind, job.parent_model_id))
         collector = self._collector(job, None)
         async with TaskSet(lambda: None) as nothing:
             why = await collector.until_closed(nothing)
@@ -168,21 +171,31 @@ class JobRun:
         self._tools.meter.job_ended(job.kind, state)
         log.info("job ended", kind=job.kind, state=state, reason=reason, answers=len(job.answers))
 
-    async def _ask(self, job: Job, view: View) -> Job:
+    async def _ask(self, job: Job, view: View, work: Work) -> Job:
         """Wait for enough clients, choose, ask. A job that was opened before is only read again."""
         if job.deadline_ms:
             return job
-        active = await self._enough_clients(job, view)
-        chosen = choose(active, self._config, rng_for(self._config, random.Random()))
+        active, left_out = await self._enough_clients(job, view, work)
+        chosen: Sequence[str] = choose(active, self._config, rng_for(self._config, random.Random()))
+        if work.spec is not None:
+            chosen, without = await self._blobs().provide(chosen, work)
+            left_out = [*left_out, *without]
         asks = [Ask(client=name, task_id=str(uuid.uuid4())) for name in chosen]
         timeout_ms = round(self._config.round_timeout * 1000)
         task_data = self._config.task_data(job.job_id)
-        opened = await steady(lambda: self._shared.jobs.open(self._lease, asks, timeout_ms, task_data))
-        log.info("clients asked", asked=len(opened.clients), active=len(active))
+        opened = await steady(
+            lambda: self._shared.jobs.open(
+                self._lease, asks, timeout_ms, task_data, format=work.format, left_out=left_out
+            )
+        )
+        log.info("clients asked", asked=len(opened.clients), active=len(active), left_out=len(left_out))
         return opened
 
-    async def _enough_clients(self, job: Job, view: View) -> Sequence[str]:
-        """The active clients, as soon as there are `clients_required` of them.
+    async def _enough_clients(
+        self, job: Job, view: View, work: Work
+    ) -> tuple[Sequence[str], Sequence[Outcome]]:
+        """The active clients that can take part, as soon as there are `clients_required` of them; and the
+        active ones that cannot.
 
         RoundFailed after `wait_for_clients` seconds, but not before clients that an outage or a restart of
         ours cut off have had a whole window to come back. `open` and every end of the job take its wish for
@@ -194,12 +207,13 @@ class JobRun:
             while True:
                 self._events.wake.clear()
                 await self._raise_if_ended()
-                active = await steady(lambda: self._shared.roster.active(view))
+                active, left_out = await steady(lambda: self._able(view, work))
                 now = self._tools.clock.now()
                 if len(active) >= self._config.clients_required:
-                    return active
+                    return active, left_out
                 if now >= deadline and self._tools.guard.settled:
-                    raise RoundFailed(too_few_clients(len(active), self._config).reason)
+                    reason = too_few_clients(len(active), self._config).reason
+                    raise RoundFailed(f"{reason}{_beside(left_out)}")
                 if wished:
                     await woken(self._events.wake, (deadline - now) if now < deadline else LOOK_S)
                 else:
@@ -208,12 +222,20 @@ class JobRun:
                     log.info("waiting for clients", active=len(active))
                     # and look again: one may have come between the look and the wish
 
+    async def _able(self, view: View, work: Work) -> tuple[Sequence[str], Sequence[Outcome]]:
+        active = await self._shared.roster.active(view)
+        return await split(active, work, self._tools.capabilities, self._shared.roster)
+
     async def _raise_if_ended(self) -> None:
         for event in self._events.drain():
             if _tells_of_an_end(event):
                 job = await steady(lambda: self._shared.jobs.get(self._lease.id))
                 if job is None or job.state.ended:
                     raise Ended(self._lease.id)
+
+    def _blobs(self) -> Blobs:
+        tools = self._tools
+        return Blobs(tools.store, tools.workshop, self._shared.roster, tools.capabilities)
 
     def _collector(self, job: Job, start: Callable[[ClientRecord], None] | None) -> Collector:
         tools = self._tools
@@ -307,6 +329,13 @@ class JobRun:
 
     def _timings(self, job: Job) -> Mapping[str, float]:
         return {"collecting": round(self._tools.clock.now() - job.started_ms / 1000, 6)}
+
+
+def _beside(left_out: Sequence[Outcome]) -> str:
+    """Of those who would be there but cannot take part."""
+    if not left_out:
+        return ""
+    return f"; {len(left_out)} more cannot take part, such as {left_out[0].client}: {left_out[0].detail}"
 
 
 def _tells_of_an_end(event: Event) -> bool:

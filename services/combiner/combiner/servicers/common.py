@@ -32,6 +32,14 @@ def other_name(sender: fedn_pb2.Client) -> str:
     return name if len(name) <= NAME_MAX and name.isprintable() else ""
 
 
+def user_agent(context: Context) -> str:
+    """gRPC's; empty for a handler that is called in this process."""
+    if context is IN_PROCESS:
+        return ""
+    metadata = context.invocation_metadata() or ()
+    return next((str(value) for key, value in metadata if key == "user-agent"), "")
+
+
 def redis_away(error: StateUnavailable) -> Unavailable:
     return Unavailable(f"Redis is away: {error}; try again")
 

@@ -55,6 +55,8 @@ def job(record: Job) -> pb.Job:
         phase=record.phase,
         version=record.version,
         timings=record.timings,
+        format=record.format,
+        left_out=[outcome(o) for o in record.left_out],
     )
 
 

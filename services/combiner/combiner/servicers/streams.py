@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 
 import structlog
 
+from combiner.capabilities import TYPE_OF_KIND
 from combiner.domain.params import is_id
 from combiner.domain.types import Kind
 from combiner.domain.updates import parse_task_data, parse_update_meta
 from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import StateUnavailable, Task, Tasks, View
 from combiner.rounds.meter import Meter
-from combiner.servicers.common import NAME_ALLOWED, Context, client_name, other_name, redis_away
+from combiner.servicers.common import NAME_ALLOWED, Context, client_name, other_name, redis_away, user_agent
 from combiner.servicers.reports import ReportRpcs
 from combiner.streams import StreamHub
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
@@ -30,11 +31,6 @@ log = structlog.get_logger()
 
 # Of a request by hand: it waits in Redis, up to a hundred for each client.
 MAX_RAW_BYTES = 64 * 1024
-TYPE_OF_KIND = {
-    Kind.TRAINING: eras.TRAINING,
-    Kind.VALIDATION: eras.VALIDATION,
-    Kind.INFERENCE: eras.PREDICTION,
-}
 
 
 class CombinerServicer:
@@ -63,7 +59,7 @@ class CombinerServicer:
         self, response: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
         """Training tasks of the client that calls, as they come, for as long as it is open."""
-        era = era_of_subscription(package, "ModelUpdateRequestStream", response.sender)
+        era = _era(package, "ModelUpdateRequestStream", response, context)
         async with aclosing(self._stream(response, View.TRAINING, era)) as tasks:
             async for task in tasks:
                 yield self._request(task, era)
@@ -73,7 +69,7 @@ class CombinerServicer:
         self, response: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.ModelValidationRequest]:
         """Validation and inference tasks of the client that calls, as they come."""
-        era = era_of_subscription(package, "ModelValidationRequestStream", response.sender)
+        era = _era(package, "ModelValidationRequestStream", response, context)
         async with aclosing(self._stream(response, View.VALIDATION, era)) as tasks:
             async for task in tasks:
                 yield self._validation_request(task, era)
@@ -83,7 +79,7 @@ class CombinerServicer:
         self, request: fedn_pb2.ClientAvailableMessage, context: Context, package: str = OLD_PACKAGE
     ) -> AsyncIterator[fedn_pb2.TaskRequest]:
         """All tasks of the client that calls, as they come: the one stream of FEDn 0.8 and later."""
-        era = era_of_subscription(package, "TaskStream", request.sender)
+        era = _era(package, "TaskStream", request, context)
         async with aclosing(self._stream(request, View.ALL, era)) as tasks:
             async for task in tasks:
                 yield self._request(task, era)
@@ -126,7 +122,7 @@ class CombinerServicer:
         return fedn_pb2.TaskRequest(
             sender=self._sender(era),
             receiver=fedn_pb2.Client(name=task.client, role=era.client_role),
-            model_id=task.model_id,
+            model_id=era.model_id(task.model_id),
             data=task_data(task),
             correlation_id=task.task_id,
             timestamp=eras.timestamp_text(datetime.now(UTC)),
@@ -236,6 +232,10 @@ class CombinerServicer:
             raise redis_away(error) from error
         if not known:
             raise NotFound(f"receiver.name: no client named {name!r} has connected")
+
+
+def _era(package: str, rpc: str, message: fedn_pb2.ClientAvailableMessage, context: Context) -> Era:
+    return era_of_subscription(package, rpc, message.sender, user_agent(context))
 
 
 def task_data(task: Task) -> str:

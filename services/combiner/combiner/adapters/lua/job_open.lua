@@ -13,9 +13,9 @@ if call('HSETNX', job_key(id), 'opened_ms', NOW) == 1 then
   end
   all_of('HSET', P .. 'clients:' .. id, records)
   call('HSET', job_key(id), 'asked', #names, 'phase', 'collecting', 'deadline_ms', NOW + a.timeout_ms,
-    'task_data', a.task_data)
+    'task_data', a.task_data, 'format', a.format, 'left_out', a.left_out)
   call('SREM', P .. 'wanting', id)
-  weigh(id, #names)
+  weigh(id, #names + records_in(a.left_out))
   job_event(id, 'asked')
   names_event('tasks', id, names)
 end
