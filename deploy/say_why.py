@@ -18,7 +18,9 @@ def main() -> None:
     files = [word for name in sys.argv[1:] for word in ("-f", name)]
     compose = ["docker", "compose", *files]
     states = {state["Service"]: state for state in json_lines([*compose, "ps", "--all", "--format", "json"])}
-    lines = [*taken_ports(compose, states), *last_words(compose, states)]
+    lines = [*taken_ports(compose, states), *last_words(compose, states, "unhealthy")]
+    # What was only on its way when something else stopped it all is not why.
+    lines = lines or [*last_words(compose, states, "starting")]
     sys.exit("\n".join(lines) or "docker compose said above what is wrong; docs/deploy.md explains it")
 
 
@@ -56,10 +58,11 @@ def is_taken(host: str, port: int) -> bool:
     return False
 
 
-def last_words(compose: list[str], states: dict[str, Any]) -> Iterator[str]:
+def last_words(compose: list[str], states: dict[str, Any], health: str) -> Iterator[str]:
+    """Of what ended with an error, or has this health."""
     for name, state in states.items():
         ended = state["State"] in ("exited", "restarting") and state["ExitCode"]
-        if not ended and state["Health"] not in ("unhealthy", "starting"):
+        if not ended and state["Health"] != health:
             continue
         log = output([*compose, "logs", "--no-log-prefix", "--no-color", "--tail", "50", name]).splitlines()
         what = f"ended with {state['ExitCode']}" if ended else "is not healthy"
