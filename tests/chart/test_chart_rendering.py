@@ -927,6 +927,15 @@ def test_what_makes_no_sense_together_is_refused_in_a_sentence(
     assert said in str(error.value)
 
 
+def test_the_values_in_the_documentation_are_taken() -> None:
+    examples = re.findall(
+        r"^```yaml\n(.*?)^```", (CHART.parents[1] / "docs/kubernetes.md").read_text(), re.M | re.S
+    )
+    assert len(examples) == 2
+    for example in examples:
+        assert "Deployment/combiner" in render(yaml.safe_load(example))
+
+
 def test_what_is_ones_own_leaves_the_embedded_one_out() -> None:
     made = render({**OWN_STORE, **OWN_REDIS})
     assert not [key for key in made if "minio" in key or "redis" in key]
