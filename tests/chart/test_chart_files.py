@@ -50,6 +50,13 @@ def test_what_compose_has_is_shared_and_not_copied(name: str, truth: str) -> Non
     assert (CHART / "files" / name).resolve() == (DEPLOY / truth).resolve()
 
 
+def test_every_alert_has_a_row_in_the_page_on_kubernetes() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    page = (CHART.parents[1] / "docs" / "kubernetes.md").read_text()
+    table = page[page.index("| alert | ") :]
+    assert [rule["alert"] for rule in rules] == re.findall(r"^\| ([A-Z]\w+) \|", table, re.MULTILINE)
+
+
 def test_redis_is_as_safe_and_as_closed_as_the_one_of_compose() -> None:
     compose = yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())["services"]["redis"]["command"]
     chart = (CHART / "templates" / "redis.yaml").read_text()
