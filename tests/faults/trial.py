@@ -181,6 +181,8 @@ class Trial:
             await asyncio.wait({reached, running}, timeout=REACH_S, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 running.result()
+                # What the owner removes after its commit may take longer than the rest of the session.
+                await asyncio.wait({reached}, timeout=REACH_S)
             assert reached.done(), f"nobody came to this step: {point}"
             return reached.result()
         finally:
