@@ -22,11 +22,12 @@ from fedcombiner.client.transfer import download_bytes
 from fedcombiner.client.worker import Worker
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.faults.conductor import Point
-from tests.faults.faults import Fault, Struck, name_of, strike
+from tests.faults.faults import Fault, How, Struck, name_of, strike
 from tests.faults.fleet import CLIENTS, NAMES, Fleet, expected_shares, seed_model, times_in
 from tests.faults.stack import COMBINERS, Stack
 
 REACH_S: Final = 60.0
+AFTER_S: Final = 10.0
 SESSION_S: Final = 150.0
 LOOK_S: Final = 0.02
 
@@ -96,6 +97,10 @@ class Count:
         )
 
 
+class NotReached(AssertionError):
+    """The session went well, but not through this step any more: it had been made before."""
+
+
 class Trial:
     """A stack with its fleet, an operator and a seed model. Use as `async with`.
 
@@ -133,25 +138,23 @@ class Trial:
         await self.stack.__aexit__(kind, error, trace)
 
     async def run(self, faults: Sequence[Fault]) -> Outcome:
-        """One session with these faults, one after the other. AssertionError: a promise is broken."""
+        """One session with these faults, one after the other.
+
+        AssertionError: a promise is broken. NotReached: a second fault could not be made.
+        """
         errors = self.fleet.errors
         if faults:
             await self.stack.conductor.arm(faults[0].point)
         running = asyncio.create_task(self._session(), name="session")
         struck: list[Struck] = []
-        begun, takeover = time.monotonic(), None
+        begun = time.monotonic()
+        takeover: float | None = None
+        missed: NotReached | None = None
         try:
-            points = [fault.point for fault in faults]
-            for fault, following in zip_longest(faults, points[1:]):
-                pid = await self._someone_at(fault.point, running)
-                await self.check_confirmed()
-                owner = await self._owner()
-                name = name_of(self.stack, pid) if fault.victim == "self" else fault.victim
-                owned = name in COMBINERS and _is_process(owner, self.stack.programs[name].pid)
-                struck.append(await strike(self.stack, name, fault.how))
-                self.stack.conductor.arm_next(following)
-                if owned and takeover is None:
-                    takeover = await self._taken_over(owner, running, struck[-1].at)
+            try:
+                takeover = await self._strike_all(faults, running, struck)
+            except NotReached as error:
+                missed = error
             session = await running
             seconds = time.monotonic() - (struck[0].at if struck else begun)
         finally:
@@ -160,7 +163,29 @@ class Trial:
             await asyncio.gather(*(one.recovered for one in struck))
         await self._count(session)
         await self._verify(session)
+        if missed is not None:
+            raise missed
         return Outcome(seconds, takeover, self.fleet.errors - errors)
+
+    async def _strike_all(
+        self, faults: Sequence[Fault], running: asyncio.Task[pb.Session], struck: list[Struck]
+    ) -> float | None:
+        """Each fault at its step, noted in `struck`. Returns how long the job had no owner."""
+        takeover = None
+        points = [fault.point for fault in faults]
+        for fault, following in zip_longest(faults, points[1:]):
+            pid = await self._someone_at(fault.point, running)
+            await self.check_confirmed()
+            owner = await self._owner()
+            name = name_of(self.stack, pid) if fault.victim == "self" else fault.victim
+            owned = name in COMBINERS and _is_process(owner, self.stack.programs[name].pid)
+            if struck and fault.how is How.DRAIN:
+                await struck[-1].recovered  # one after the other, as in a rolling restart
+            struck.append(await strike(self.stack, name, fault.how))
+            self.stack.conductor.arm_next(following)
+            if owned and takeover is None:
+                takeover = await self._taken_over(owner, running, struck[-1].at)
+        return takeover
 
     async def _session(self) -> pb.Session:
         """Its end. AssertionError: it had none, so nobody will ever see its updates."""
@@ -182,8 +207,10 @@ class Trial:
             if running.done():
                 running.result()
                 # What the owner removes after its commit may take longer than the rest of the session.
-                await asyncio.wait({reached}, timeout=REACH_S)
-            assert reached.done(), f"nobody came to this step: {point}"
+                await asyncio.wait({reached}, timeout=AFTER_S)
+            if running.done() and not reached.done():
+                raise NotReached(f"nobody came to this step: {point}")
+            assert reached.done(), f"nobody came to this step: {point}, and the session goes on"
             return reached.result()
         finally:
             reached.cancel()
