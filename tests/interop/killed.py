@@ -58,13 +58,13 @@ async def _kill(federation: Federation, moment: _Moment) -> Killed:
     session = await moment.reach(federation)
     await federation.stack.programs[moment.victim].kill()
     begun = time.monotonic()
+    survivor = OTHER if moment.victim == KILLED else KILLED
+    back = asyncio.create_task(federation.back_at(survivor, begun))
     try:
         if moment.linger is not None:
             await moment.linger(federation)
     finally:
         moment.release(federation)
-    survivor = OTHER if moment.victim == KILLED else KILLED
-    back = asyncio.create_task(federation.back_at(survivor, begun))
     done = await federation.end(session) if session else None
     seconds = await back
     await federation.revive(moment.victim)

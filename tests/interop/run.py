@@ -23,14 +23,14 @@ from tests.interop.stack import InteropStack
 
 PATIENCE_S: Final = 90.0
 
-# In this order on one stack: the first begins without combiners.
+# In this order on one stack: the first begins without combiners and without a package.
 PARTS: Final[Mapping[str, Callable[[Federation], Awaitable[Any]]]] = {
     "waiting": waiting.waiting,
+    "killed": killed.killed,
+    "outage": waiting.outage,
     "alone": alone.alone,
     "together": alone.together,
     "failures": failures.failures,
-    "killed": killed.killed,
-    "outage": waiting.outage,
 }
 
 

@@ -103,25 +103,27 @@ class InteropStack(Stack):
 
     async def uploads(self) -> int:
         """Transfers that are open at the gateway."""
-        metric = 'haproxy_backend_current_sessions{proxy="modelstores"}'
-        return await self._value(f"http://{self.gateway_operations}/metrics", metric)
+        return await self._of_gateway('haproxy_backend_current_sessions{proxy="modelstores"}')
 
     async def combiners_up(self) -> int:
         """As the gateway sees it."""
-        metric = 'haproxy_backend_active_servers{proxy="combiners"}'
-        return await self._value(f"http://{self.gateway_operations}/metrics", metric)
+        return await self._of_gateway('haproxy_backend_active_servers{proxy="combiners"}')
 
     async def serving(self, name: str, method: str) -> int:
-        """Calls of a method of Combiner that are open at this replica."""
-        metric = f'fedcombiner_rpc_in_flight{{method="{method}",service="Combiner"}}'
-        return await self._value(f"http://{self._health[name]}/metrics", metric)
+        """Calls of a method that are open at this replica."""
+        page = await self._page(f"http://{self._health[name]}/metrics")
+        rows = [row for row in page if row.startswith("fedcombiner_rpc_in_flight{") and f'"{method}"' in row]
+        # It is not there before the first call.
+        return sum(int(float(row.rpartition(" ")[2])) for row in rows)
 
-    async def _value(self, url: str, metric: str) -> int:
+    async def _of_gateway(self, metric: str) -> int:
+        page = await self._page(f"http://{self.gateway_operations}/metrics")
+        [row] = [row for row in page if row.startswith(f"{metric} ")]
+        return int(float(row.rpartition(" ")[2]))
+
+    async def _page(self, url: str) -> list[str]:
         async with httpx.AsyncClient(trust_env=False) as http:
-            page = (await http.get(url)).text
-        rows = [row for row in page.splitlines() if row.startswith(f"{metric} ")]
-        assert len(rows) == 1, f"{url} does not say {metric}"
-        return int(float(rows[0].rpartition(" ")[2]))
+            return (await http.get(url)).text.splitlines()
 
 
 def _ports(pid: int) -> set[int]:
