@@ -56,7 +56,7 @@ async def test_each_stream_shows_its_kind_of_task(combiner: Replica) -> None:
 
 async def test_a_task_stream_shows_all_kinds(combiner: Replica) -> None:
     seed = await put_seed(combiner)
-    stream = combiner.client("c0", generation="0.8").open("TaskStream")
+    stream = combiner.client("c0", package="fedn", generation="0.8").open("TaskStream")
     await until_streams(combiner, 1)
     for kind, number in (("validation", VALIDATION), ("training", TRAINING), ("inference", PREDICTION)):
         job_id = await combiner.operator.start_job(training(seed, task=kind))
