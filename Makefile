@@ -21,7 +21,7 @@ DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 .PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations interop bench images up demo-up down token logs e2e e2e-k8s clean ci
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## make .venv/ with everything that the other targets need
 
