@@ -101,7 +101,7 @@ async def test_the_command_does_what_it_says(tmp_path: Path) -> None:
         assert [job["kind"] for job in jobs] == ["training", "validation"] * 2
         assert jobs[1]["model_id"] is None
         _, [job], _ = await combiner(*on, "job", "show", jobs[0]["job_id"])
-        assert job == jobs[0]
+        assert job == {**jobs[0], "format": "npz dict", "left_out": []}
         _, models, _ = await combiner(*on, "model", "list")
         assert [m["parent_model_id"] for m in models] == [None, model["model_id"], models[1]["model_id"]]
         _, found, _ = await combiner(*on, "clients")
