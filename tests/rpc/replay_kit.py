@@ -144,10 +144,12 @@ async def _assign_cpp(http: httpx.AsyncClient, name: str, client_id: str) -> Any
 
 async def _assign_android(http: httpx.AsyncClient, name: str, client_id: str) -> Any:
     asked = {"client_id": client_id, "preferred_combiner": None, "name": name}
-    headers = {"Authorization": "Token t0k", "Accept": "application/json"}
+    headers = {"Authorization": "Token t0k", "Accept": "application/json", "User-Agent": "ktor-client"}
     answer = await http.post("/add_client", json=asked, headers=headers)
     assert answer.status_code == 200, answer.text
     body = answer.json()
+    known = {"status", "host", "fqdn", "ip", "port", "helper_type", "package", "client_id"}
+    assert body.keys() <= known, "an unknown key is the end of the answer to this client"
     return {**body, "helper": body["helper_type"]}
 
 

@@ -11,6 +11,7 @@ from discovery_mock.messages import (
     ClientRequest,
     Package,
     assigned,
+    in_short,
     not_yet,
     parse_add_client,
     parse_assign,
@@ -78,7 +79,8 @@ class ClientDesk:
             helper=helper,
         )
         certificate = self._certificate if combiner.secure and not combiner.fqdn else None
-        return 200, assigned(combiner, client, helper=helper, package=package, certificate=certificate)
+        answer = assigned(combiner, client, helper=helper, package=package, certificate=certificate)
+        return 200, in_short(answer) if _is_android(request) else answer
 
     async def _missing(self, package: Package) -> str:
         if package == "local":
@@ -95,3 +97,8 @@ class ClientDesk:
             there = self._registry.find(preferred)
             return f"Combiner {preferred} {'has no room now' if there else 'is not available yet'}."
         return f"No combiner {'has room now' if self._registry.live() else 'is available yet'}."
+
+
+def _is_android(request: Request) -> bool:
+    """By its HTTP library, Ktor, which no other client of FEDn has."""
+    return request.headers.get("user-agent", "").lower().startswith("ktor")

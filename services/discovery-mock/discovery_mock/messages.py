@@ -30,6 +30,7 @@ _ANNOUNCE_KEYS: Final = ("combiner_id", "address", "fqdn", "port", "secure_grpc"
 # with 0.11, `package` with 0.14. FEDn's server reads `combiner_preferred`, which no client sends.
 _CLIENT_KEYS: Final = ("client_id", "name", "package", "preferred_combiner", "combiner_preferred")
 _SINCE_011: Final = frozenset({"name", "package"})
+_ANDROID_KEYS: Final = ("status", "host", "fqdn", "ip", "port", "helper_type", "package", "client_id")
 _ASSIGN_KEYS: Final = ("name", "combiner")
 
 
@@ -141,6 +142,11 @@ def assigned(
         "model_type": helper,
         "client_id": client.client_id,
     }
+
+
+def in_short(answer: Mapping[str, object]) -> dict[str, object]:
+    """An assignment for the Android client, which takes an answer with any other key for none."""
+    return {key: answer[key] for key in _ANDROID_KEYS}
 
 
 def not_yet(message: str, package: Package) -> dict[str, object]:
