@@ -40,7 +40,8 @@ accepted, none rejected, failed or unrecorded; what a client had been told to be
 journal at the moment of the fault; the aggregate has the bytes of the undisturbed run, and its one-hot
 part shows each client exactly once; one model was registered; no task, running job or lease was left
 in Redis, and every process was back. Updates, lost and doubled are counted from the one-hot parts of all
-aggregates, those of the undisturbed sessions among them.
+aggregates, those of the undisturbed sessions among them. A time of 0.0: the session ended at once, the fault
+came after all that it needed. The machine may have had more to do than this.
 """
 
 
