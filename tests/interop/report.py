@@ -50,23 +50,27 @@ WHEN_WAITING: Final = f"""
 
 The discovery was up before everything else. None of the clients ended, and all joined when the stack was
 ready. The numbers are requests a second, in the five seconds that had most of them; no more than
-{MOST_A_SECOND:g} are allowed. In the last column clients were connected, and both combiners behind the
-gateway were killed for {OUTAGE_S:g} s: all calls of a client, heartbeats too.
+{MOST_A_SECOND:g} are allowed. Under "no combiner behind the gateway" clients were connected, and both
+combiners were killed for {OUTAGE_S:g} s: all calls of a client, heartbeats too.
 """
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    parts = [
-        INTRODUCTION,
-        _table(["FEDn", "grpcio", "started by", "alone"], lambda era: _run(era, found["alone"])),
-        f"\nThe session of all six took {found['together']:.1f} s.\n",
-        WHEN_KILLED,
-        _killed(found["killed"]),
-        WHEN_FAILED,
-        _failed(found["failures"]),
-        WHEN_WAITING,
-        _waited(found["waiting"], found["outage"]),
-    ]
+    """Of what was found; parts that were not run are left out."""
+    parts = [INTRODUCTION]
+    if "alone" in found:
+        parts.append(_table(["FEDn", "grpcio", "started by", "alone"], lambda era: _run(era, found["alone"])))
+    if "together" in found:
+        parts.append(f"\nThe session of all six took {found['together']:.1f} s.\n")
+    if "killed" in found:
+        parts += [WHEN_KILLED, _killed(found["killed"])]
+    if "failures" in found:
+        parts += [WHEN_FAILED, _failed(found["failures"])]
+    if "waiting" in found:
+        parts += [
+            WHEN_WAITING,
+            _waited([found["waiting"], *([found["outage"]] if "outage" in found else [])]),
+        ]
     return "".join(parts)
 
 
@@ -108,12 +112,14 @@ def _failed(found: Mapping[str, Any]) -> str:
     return table + "".join(_lines([["round ended after", *ends]]))
 
 
-def _waited(waiting: Waiting, outage: Waiting) -> str:
-    heads = ["FEDn", *waiting.rates, "joined after", *outage.rates, "back after"]
+def _waited(found: Sequence[Waiting]) -> str:
+    heads = ["FEDn"]
+    for one in found:
+        heads += [*one.rates, "joined after"]
 
     def row(era: Era) -> list[str]:
         cells = [era.title]
-        for one in (waiting, outage):
+        for one in found:
             cells += [f"{rates[era.name]:.1f}" for rates in one.rates.values()]
             cells.append(f"{one.joined[era.name]:.0f} s")
         return cells
