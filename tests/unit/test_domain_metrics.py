@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import math
 from collections.abc import Mapping
 
 import pytest
 from combiner.domain.metrics import mean_metrics, parse_metrics
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 
@@ -95,6 +96,7 @@ def test_any_json_object_gives_its_own_numbers(given_object: Mapping[str, object
         st.dictionaries(st.sampled_from("abc"), st.floats(allow_nan=False, allow_infinity=False)), max_size=8
     )
 )
+@example([{"a": sys.float_info.max}] * 3)
 @settings(max_examples=50, deadline=None)
 def test_means_lie_between_and_do_not_depend_on_the_order(clients: list[dict[str, float]]):
     means = mean_metrics(clients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 
 from combiner.domain.jsontext import read_object
 
@@ -52,4 +53,5 @@ def _mean(values: list[float]) -> float:
     try:
         return math.fsum(values) / len(values)
     except OverflowError:
-        return math.fsum(value / len(values) for value in values)
+        # The sum is no float, the mean always is.
+        return float(sum(map(Fraction, values)) / len(values))
