@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from combiner.domain.types import (
@@ -146,12 +146,3 @@ def model(dump: Sequence[Any]) -> Model | None:
         doc["metrics"] = json.loads(f["metrics"])
         doc["client_metrics"] = json.loads(client_metrics or "{}")
     return Model(**doc, created_ms=int(f["created_ms"]))
-
-
-def means(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """client -> name -> value, to name -> mean over the clients that have the name."""
-    values: dict[str, list[float]] = {}
-    for of_client in metrics.values():
-        for name, value in of_client.items():
-            values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in sorted(values.items())}

@@ -9,6 +9,7 @@ from typing import Any
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
+from combiner.domain.metrics import mean_metrics
 from combiner.domain.types import Job, Model, NewJob, Outcome, State
 from combiner.ports import Ask, JobBrief, Lease, Received, Verdict
 
@@ -177,7 +178,7 @@ class RedisJobs:
         if timings is not None:
             extra["timings"] = codec.dumps(dict(timings))
         if metrics is not None:
-            extra["metrics"] = codec.dumps(codec.means(metrics))
+            extra["metrics"] = codec.dumps(mean_metrics(metrics.values()))
             extra["client_metrics"] = codec.dumps({client: dict(of) for client, of in metrics.items()})
         await self._leased("job_end", lease, state=state, reason=reason, **extra)
 
