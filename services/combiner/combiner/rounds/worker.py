@@ -83,8 +83,12 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew_loop(), name="renew leases")
                 group.create_task(self._claim_loop(), name="claim work")
-        except* SchemaTooNew as group_of_one:
-            raise StartupError(str(group_of_one.exceptions[0])) from None
+        except BaseExceptionGroup as group_of_one:
+            # Not `except*`: what that raises is in a group of its own in early releases of Python 3.11.
+            newer = group_of_one.subgroup(SchemaTooNew)
+            if newer is None:
+                raise
+            raise StartupError(str(newer.exceptions[0])) from None
         finally:
             await self._stop_work()
 
