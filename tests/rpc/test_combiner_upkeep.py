@@ -217,3 +217,26 @@ async def test_removals_are_safe_to_be_asked_for_twice(combiner: Replica) -> Non
     found = await asyncio.gather(*(combiner.operator.collect_garbage(dry_run=False) for _ in range(3)))
     assert set().union(*map(named, found)) == {("model", f"o{number}") for number in range(5)}
     assert await objects(combiner, "models") == set()
+
+
+async def test_the_blob_of_a_model_stays_while_the_model_is_in_use(combiner: Replica) -> None:
+    """Also one that is older than the state: it can be made again."""
+    seed = await put_seed(combiner)
+    for model_id in (seed, "gone"):
+        age(combiner, await put_object(combiner, "models", f"{model_id}.float32"), 30)
+    assert named(await combiner.operator.collect_garbage(dry_run=False)) == {("model", "gone.float32")}
+    assert await objects(combiner, "models") == {seed, f"{seed}.float32"}
+
+
+async def test_the_blob_of_a_model_is_pruned_with_it(combiner: Replica) -> None:
+    for model_id in ("m1", "m2"):
+        await put_made_model(combiner, model_id)
+        await put_object(combiner, "models", f"{model_id}.float32")
+    await combiner.operator.prune_models(1, dry_run=False)
+    assert await objects(combiner, "models") == {"m2", "m2.float32"}
+
+
+async def test_no_model_has_the_name_of_a_blob(combiner: Replica) -> None:
+    await put_object(combiner, "models", "m.float32")
+    with pytest.raises(InvalidArgument, match=r"an id that does not end in \.float32"):
+        await combiner.operator.start_session(model_id="m.float32")

@@ -36,6 +36,12 @@ class Catalog:
             InvalidArgument: it is no id, or the upload is no model that could be averaged.
         """
         parse_id(model_id, field)
+        if model_id.endswith(BLOB_SUFFIX):
+            raise InvalidArgument(
+                field,
+                model_id,
+                f"an id that does not end in {BLOB_SUFFIX}: those are made for Android clients",
+            )
         known = await self._models.get(model_id)
         if known is not None:
             return known

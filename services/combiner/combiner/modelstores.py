@@ -57,6 +57,6 @@ async def _addresses(place: Address) -> list[Address]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(*place, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):
         return []
     return [(str(address[0]), int(address[1])) for *_, address in found]

@@ -119,9 +119,15 @@ class Collector:
         broken since the round was opened.
         """
         opened_at = self._job.deadline_ms / 1000 - self._config.round_timeout
-        await self._trouble.look()
-        if self._clock.now() - self._trouble.seconds_ago < opened_at:
-            return False
+
+        def blameless() -> bool:
+            return self._clock.now() - self._trouble.seconds_ago >= opened_at
+
+        if not blameless():
+            # What broke the call may not have been seen yet. Only now: to look at what hangs takes long.
+            await self._trouble.look()
+            if not blameless():
+                return False
         task_id = str(uuid.uuid4())
         again = await steady(lambda: self._shared.jobs.ask_again(self._lease, client, task_id))
         if again:

@@ -16,6 +16,7 @@ from combiner.ports import Expired, JobBrief, Shared
 from combiner.upkeep.removal import Kind, Removal
 from fedcombiner.modelstorage.store import Kind as ObjectKind
 from fedcombiner.modelstorage.store import ModelStore, ObjectInfo
+from fedcombiner.wire.eras import BLOB_SUFFIX
 
 _PAGE: Final = 64
 _PURGED_AT_ONCE: Final = 20
@@ -62,12 +63,19 @@ class Garbage:
         self, page: Sequence[ObjectInfo], dry_run: bool
     ) -> AsyncIterator[tuple[ObjectInfo, str]]:
         """Only of those that were made under this state: what is older may be a model of one that was lost,
-        and nobody but a person can know.
+        and nobody but a person can know. A blob can be made again, but stays while a job may be fetching it.
         """
         born = datetime.fromtimestamp(await self._shared.upkeep.born_ms() / 1000, UTC)
-        old = {info.key.id: info for info in page if info.modified >= born and self._age(info) >= ORPHAN_S}
+        old = {
+            info.key.id: info
+            for info in page
+            if self._age(info) >= ORPHAN_S and (info.modified >= born or info.key.id.endswith(BLOB_SUFFIX))
+        }
+        models = self._shared.models
+        if any(name.endswith(BLOB_SUFFIX) for name in old):
+            used = {model_id + BLOB_SUFFIX for model_id in await models.in_use()}
+            old = {name: info for name, info in old.items() if name not in used}
         if old:
-            models = self._shared.models
             for model_id in await (models.unregistered(list(old)) if dry_run else models.condemn(list(old))):
                 yield old[model_id], "no record names it"
 

@@ -13,7 +13,8 @@ from combiner.domain.retention import Keep
 from combiner.domain.types import Model
 from combiner.ports import Shared
 from combiner.upkeep.removal import Kind, Removal
-from fedcombiner.modelstorage.store import ModelStore, ObjectKey
+from fedcombiner.modelstorage.store import ModelStore, ObjectKey, is_id
+from fedcombiner.wire.eras import BLOB_SUFFIX
 
 _ALL: Final = 1_000_000
 _AT_ONCE: Final = 20
@@ -46,6 +47,8 @@ class Pruning:
             for model_id in some if dry_run else await self._shared.models.forget(list(some)):
                 if not dry_run:
                     await self._store.delete(ObjectKey("models", model_id))
+                    if is_id(blob := model_id + BLOB_SUFFIX):
+                        await self._store.delete(ObjectKey("models", blob))
                 yield _removal(some[model_id])
 
 
