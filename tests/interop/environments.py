@@ -47,7 +47,8 @@ def _make(era: Era) -> None:
 
 
 def _uv(*words: str) -> None:
-    done = subprocess.run([UV, "--quiet", *words], capture_output=True, text=True)
+    # As pip does: where packages come through a proxy, its authority is the system's.
+    done = subprocess.run([UV, "--quiet", "--system-certs", *words], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"uv {' '.join(words)}: {done.stderr}")
 
