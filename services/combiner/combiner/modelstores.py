@@ -53,7 +53,7 @@ class Modelstores:
 
 
 async def _addresses(place: Address) -> list[Address]:
-    """None: nobody has this name."""
+    """Empty: nobody has this name."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(*place, family=socket.AF_INET, type=socket.SOCK_STREAM)

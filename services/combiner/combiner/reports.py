@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
-import structlog
-
-from combiner.ports import Report, ReportKind, Reports, StateUnavailable
+from combiner.outbox import Outbox
+from combiner.ports import Report, ReportKind, Reports
 from fedcombiner.servicekit.errors import printable
 
-log = structlog.get_logger()
-
-FLUSH_S = 0.5
 BATCH = 300
 NAMES_MAX = 32  # of one message
 NAME_CHARS = 64
@@ -24,22 +18,15 @@ TEXT_CHARS = 256
 FRESH_S = 30.0  # clients tell every 5 s
 
 
-class ClientReports:
-    """Waits at most `limit` reports; when it is full the oldest is dropped and counted.
-
-    The newest telemetry of at most `limit` clients is also held here, for `mean` and `highest`.
-    """
+class ClientReports(Outbox[Report]):
+    """The newest telemetry of at most `limit` clients is also held here, for `mean` and `highest`."""
 
     def __init__(
         self, reports: Reports, *, limit: int = 10_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._reports = reports
-        self._waiting: deque[Report] = deque(maxlen=limit)
-        self._something = asyncio.Event()
-        self._limit = limit
+        super().__init__(reports.add, batch=BATCH, limit=limit)
         self._clock = clock
         self._newest: dict[str, tuple[float, Mapping[str, float]]] = {}  # the longest unheard first
-        self.dropped = 0
 
     def note(self, report: Report) -> None:
         """One without a usable value is nothing."""
@@ -47,10 +34,7 @@ class ClientReports:
             return
         if report.kind is ReportKind.TELEMETRY:
             self._hold(report)
-        if len(self._waiting) == self._waiting.maxlen:
-            self.dropped += 1
-        self._waiting.append(report)
-        self._something.set()
+        self._put(report)
 
     def _hold(self, report: Report) -> None:
         before = self._newest.pop(report.client, (0.0, {}))[1]
@@ -71,25 +55,6 @@ class ClientReports:
     def _fresh(self, name: str) -> list[float]:
         since = self._clock() - FRESH_S
         return [values[name] for at, values in self._newest.values() if at >= since and name in values]
-
-    async def run(self) -> None:
-        while True:
-            await self._something.wait()
-            await asyncio.sleep(FLUSH_S)
-            self._something.clear()
-            await self._flush()
-
-    async def _flush(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            try:
-                await self._reports.add(batch)
-            except StateUnavailable:
-                room = (self._waiting.maxlen or 0) - len(self._waiting)
-                self.dropped += max(0, len(batch) - room)
-                self._waiting.extendleft(reversed(batch[-room:] if room else []))
-                self._something.set()
-                return
 
 
 def numbers(pairs: Iterable[tuple[str, float]]) -> dict[str, str]:
