@@ -32,6 +32,7 @@ from tests.rpc.combiner_kit import (
     shares,
     training,
     until_job,
+    until_streams,
     weights_of,
 )
 
@@ -135,6 +136,26 @@ async def _code(combiner: Replica, rpc: str, seed: str) -> grpc.StatusCode:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await combiner.operator.link.unary_unary(f"/grpc.{rpc}")(body, timeout=DEADLINE)
     return caught.value.code()
+
+
+async def test_reconnections_during_an_outage_leave_nothing_behind(server: Server, frail: Stack) -> None:
+    combiner = await frail.combiner()
+    client = combiner.client("c0")
+    staying = client.open()
+    await until_streams(combiner, 1)
+    server.kill()
+    for _ in range(400):
+        stream = client.open()
+        await eventually(lambda: _is(len(combiner.app.hub) == 2), "the stream to open")
+        stream.call.cancel()
+        await eventually(lambda: _is(len(combiner.app.hub) == 1), "the stream to close")
+    # One for each attempt to reach Redis meanwhile; the roster may know of that stream.
+    assert combiner.app.hub.unregistered < 100
+    server.start()
+    await until_streams(combiner, 1)
+    [presence] = await combiner.state.roster.presence(["c0"])
+    assert presence.trainer_streams == 1
+    assert not staying.call.done()
 
 
 async def test_a_watcher_lives_through_an_outage(server: Server, frail: Stack) -> None:

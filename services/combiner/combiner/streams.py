@@ -4,7 +4,7 @@ One task registers openings and closings, in order; one hands out tasks. While R
 streams stay open: a client that is connected is not cut off because of our back end.
 
 Bounds: a stream holds the tasks of one client, of which there are few (one for each open job, and at most 100
-raw messages); the queue of openings and closings holds at most two entries for each stream.
+raw messages); `StreamChanges` bounds the queue of openings and closings.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from combiner.ports import Event, Shared, StateUnavailable, Stream, StreamChange, Task, View
+from combiner.ports import Event, Shared, StateUnavailable, Stream, Task, View
 from combiner.rounds.feed import RESYNC, Feed
+from combiner.streamchanges import StreamChanges
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.errors import Unavailable
 
@@ -73,7 +74,7 @@ class StreamHub:
         self._streams: dict[str, LocalStream] = {}
         self._by_client: dict[str, dict[str, None]] = {}  # client -> ids of its streams, oldest first
         self._idle: set[LocalStream] = set()
-        self._changes: deque[StreamChange] = deque()
+        self._changes = StreamChanges()
         self._changed = asyncio.Event()
         self._registering = asyncio.Lock()
         self._hungry: set[str] = set()  # clients whose queue has something
@@ -104,7 +105,7 @@ class StreamHub:
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era, name))
         self._streams[stream.info.stream_id] = stream
         self._by_client.setdefault(client, {})[stream.info.stream_id] = None
-        self._change(stream.info, opened=True)
+        self._opened(stream.info)
         try:
             yield stream
         finally:
@@ -131,10 +132,14 @@ class StreamHub:
         del ids[stream.info.stream_id]
         if not ids:
             del self._by_client[stream.info.client]
-        self._change(stream.info, opened=False)
+        self._closed(stream.info)
 
-    def _change(self, stream: Stream, *, opened: bool) -> None:
-        self._changes.append(StreamChange(stream, opened=opened, by_us=self._draining))
+    def _opened(self, stream: Stream) -> None:
+        self._changes.opened(stream)
+        self._changed.set()
+
+    def _closed(self, stream: Stream) -> None:
+        self._changes.closed(stream, by_us=self._draining)
         self._changed.set()
 
     def drain(self) -> None:
@@ -175,10 +180,9 @@ class StreamHub:
     async def _register_some(self) -> None:
         """The next changes, in order and in one step. They stay queued until Redis has confirmed them."""
         async with self._registering:
-            changes = list(itertools.islice(self._changes, BATCH))
+            changes = self._changes.batch(BATCH)
             await self._shared.roster.change(changes)
-            for _ in changes:
-                self._changes.popleft()
+            self._changes.confirm(changes)
         self._feed_clients({change.stream.client for change in changes if change.opened})
 
     # --- tasks
@@ -188,7 +192,7 @@ class StreamHub:
             self._feed_clients(event.clients)
         elif event.what == RESYNC:
             for stream in self._streams.values():
-                self._change(stream.info, opened=True)
+                self._opened(stream.info)
 
     def _feed_clients(self, clients: Iterable[str]) -> None:
         ours = [client for client in clients if client in self._by_client]
@@ -225,6 +229,6 @@ class StreamHub:
         stream = self._streams.get(info.stream_id)
         if stream is None:
             # It closed while the task was on its way: closing it once more gives the task back.
-            self._change(info, opened=False)
+            self._closed(info)
         else:
             stream.push(task)
