@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from fedcombiner.modelstorage.diskfiles import (
     DATA,
     Part,
@@ -31,13 +33,17 @@ from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import (
     KINDS,
     Kind,
+    ObjectDamaged,
     ObjectInfo,
     ObjectKey,
     ObjectNotFound,
     StoreUnavailable,
+    check_size,
     is_id,
 )
 from fedcombiner.modelstorage.workers import Workers
+
+log = structlog.get_logger(__name__)
 
 _THREADS: Final = 8
 _LIST_BATCH: Final = 64
@@ -82,9 +88,8 @@ class DiskStore:
         return read_ahead(self._workers, Source(key, self._directory(key), offset))
 
     @asynccontextmanager
-    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
-        if await self.head(key) is None:
-            raise ObjectNotFound(key)
+    async def local_file(self, key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
+        check_size(await self.head(key), key, max_bytes)
         yield self._directory(key) / DATA
 
     async def copy(self, source: ObjectKey, target: ObjectKey) -> ObjectInfo:
@@ -120,5 +125,12 @@ class DiskStore:
 
     def _infos(self, kind: Kind, names: Sequence[str]) -> Sequence[ObjectInfo]:
         keys = (ObjectKey(kind, name) for name in names)
-        infos = (read_info(key, self._directory(key)) for key in keys)
+        infos = (self._info(key) for key in keys)
         return [info for info in infos if info is not None]
+
+    def _info(self, key: ObjectKey) -> ObjectInfo | None:
+        try:
+            return read_info(key, self._directory(key))
+        except ObjectDamaged as error:
+            log.warning("object is not listed", reason=error.message)
+            return None

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
-from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, ObjectNotFound, StoreUnavailable
+from fedcombiner.modelstorage.store import (
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectKey,
+    ObjectNotFound,
+    StoreUnavailable,
+)
 from fedcombiner.wire.chunks import CHUNK_SIZE
 
 DATA: Final = "data"
@@ -92,6 +98,7 @@ class Source:
 
         Raises:
             ObjectNotFound: the object does not exist.
+            ObjectDamaged: the data has another size than the record says.
             StoreUnavailable: the data ends early.
         """
         if not self._opened:
@@ -120,7 +127,7 @@ class Source:
             raise ObjectNotFound(self._key) from None
         self._size = os.fstat(self._descriptor).st_size
         if self._size != info.size:
-            raise StoreUnavailable(f"{self._key} has {self._size} bytes, its record says {info.size}")
+            raise ObjectDamaged(f"{self._key} has {self._size} bytes, its record says {info.size}")
         self._opened = True
 
     def _chunk(self) -> bytes:
@@ -135,7 +142,8 @@ def read_info(key: ObjectKey, directory: Path) -> ObjectInfo | None:
     """What the object's own record says, None if there is no object.
 
     Raises:
-        StoreUnavailable: the record is damaged, or the whole store is gone (a volume that is not mounted).
+        ObjectDamaged: the record cannot be read.
+        StoreUnavailable: the whole store is gone (a volume that is not mounted).
     """
     try:
         record = json.loads((directory / META).read_bytes())
@@ -144,7 +152,7 @@ def read_info(key: ObjectKey, directory: Path) -> ObjectInfo | None:
         _check_store(directory)
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreUnavailable(f"the record of {key} is damaged") from error
+        raise ObjectDamaged(f"the record of {key} is damaged") from error
 
 
 def copy_object(source: Path, key: ObjectKey, target: Path, directory: Path) -> ObjectInfo | None:

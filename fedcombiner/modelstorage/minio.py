@@ -22,7 +22,15 @@ from fedcombiner.modelstorage.s3.removal import Removals
 from fedcombiner.modelstorage.s3.source import LocalCopy, Source
 from fedcombiner.modelstorage.s3.writer import MinioWriter
 from fedcombiner.modelstorage.scratch import ScratchArea
-from fedcombiner.modelstorage.store import STORE_AWAY, Kind, ObjectInfo, ObjectKey, ObjectNotFound
+from fedcombiner.modelstorage.store import (
+    STORE_AWAY,
+    Kind,
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectKey,
+    ObjectNotFound,
+    check_size,
+)
 from fedcombiner.modelstorage.workers import Workers
 from fedcombiner.servicekit.errors import ServiceError
 
@@ -89,11 +97,12 @@ class MinioStore:
         return read_ahead(self._transfers, Source(self._bucket, key, offset))
 
     @asynccontextmanager
-    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
+    async def local_file(self, key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
         async with self._opening:
             await self._calls.run(self._scratch.open)
         path = self._scratch.path()
         source = Source(self._bucket, key, 0)
+        check_size((await self._calls.run(source.record)).info, key, max_bytes)
         copy = LocalCopy(source, path)
         job = self._transfers.submit(copy.open)
         try:
@@ -135,11 +144,18 @@ class MinioStore:
             page = await self._calls.run(partial(self._bucket.page, records_prefix(kind) + prefix, after))
             for start in range(0, len(page), _LIST_BATCH):
                 keys = [record_key(kind, entry.name) for entry in page[start : start + _LIST_BATCH]]
-                for info in await asyncio.gather(*map(self.head, keys)):
+                for info in await asyncio.gather(*map(self._listed, keys)):
                     if info:
                         yield info
             more = len(page) == PAGE
             after = page[-1].name if more else ""
+
+    async def _listed(self, key: ObjectKey) -> ObjectInfo | None:
+        try:
+            return await self.head(key)
+        except ObjectDamaged as error:
+            log.warning("object is not listed", reason=error.message)
+            return None
 
     async def ping(self) -> None:
         """Writes and reads a small object, once, without patience."""

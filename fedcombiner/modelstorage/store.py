@@ -85,16 +85,25 @@ class ObjectNotFound(NotFound):
 
 
 class ObjectTooLarge(InvalidArgument):
-    """More bytes were written than the writer may hold. Not retryable, and fatal to no client generation."""
+    """An object has, or would have, more bytes than allowed. Not retryable, and fatal to no client
+    generation.
+    """
 
-    def __init__(self, key: ObjectKey, max_bytes: int) -> None:
-        super().__init__(str(key), f"more than {max_bytes} bytes", f"at most {max_bytes} bytes")
+    def __init__(self, key: ObjectKey, max_bytes: int, size: int | None = None) -> None:
+        found = f"more than {max_bytes} bytes" if size is None else f"{size} bytes"
+        super().__init__(str(key), found, f"at most {max_bytes} bytes")
         self.key = key
         self.max_bytes = max_bytes
 
 
 class StoreUnavailable(Unavailable):
     """The store cannot be reached or does not work for now."""
+
+
+class ObjectDamaged(Unavailable):
+    """The store works, but what it holds of this one object is not what was written. Trying again does not
+    help.
+    """
 
 
 class StoreFull(Unavailable):
@@ -123,7 +132,10 @@ class ObjectWriter(Protocol):
 
 
 class ModelStore(Protocol):
-    """Where models are. All methods may raise `StoreUnavailable`. Between `start` and `close` only."""
+    """Where models are. All methods may raise `StoreUnavailable`. Between `start` and `close` only.
+
+    Methods that read an object or its record raise `ObjectDamaged` where that is all that is wrong.
+    """
 
     async def start(self) -> None:
         """Make the store ready. May be called again: after a failure to try again, else it does nothing."""
@@ -145,13 +157,16 @@ class ModelStore(Protocol):
             StoreUnavailable: at any chunk; reading may be resumed at the offset reached.
         """
 
-    def local_file(self, key: ObjectKey) -> AbstractAsyncContextManager[Path]:
+    def local_file(
+        self, key: ObjectKey, *, max_bytes: int | None = None
+    ) -> AbstractAsyncContextManager[Path]:
         """A readable local file with the object's bytes, for as long as the context and the object last.
 
         It is not to be changed. Once opened, it stays readable when the object is deleted.
 
         Raises:
             ObjectNotFound: the object does not exist.
+            ObjectTooLarge: it has more than `max_bytes`. Nothing was copied.
         """
 
     async def copy(self, source: ObjectKey, target: ObjectKey) -> ObjectInfo:
@@ -166,10 +181,20 @@ class ModelStore(Protocol):
         """Remove an object; False if it does not exist."""
 
     def list(self, kind: Kind, prefix: str = "") -> AsyncGenerator[ObjectInfo, None]:
-        """The complete objects of a kind whose ids begin with `prefix`, sorted by id."""
+        """The complete objects of a kind whose ids begin with `prefix`, sorted by id; without those whose
+        record is damaged.
+        """
 
     async def ping(self) -> None:
         """Return if objects can be written and read, else raise `StoreUnavailable`."""
+
+
+def check_size(info: ObjectInfo | None, key: ObjectKey, max_bytes: int | None) -> None:
+    """Raise what `local_file` raises before anything is read."""
+    if info is None:
+        raise ObjectNotFound(key)
+    if max_bytes is not None and info.size > max_bytes:
+        raise ObjectTooLarge(key, max_bytes, info.size)
 
 
 STORE_AWAY: Final = (StoreUnavailable, StoreFull)

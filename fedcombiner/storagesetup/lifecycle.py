@@ -10,7 +10,11 @@ from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, Li
 from fedcombiner.modelstorage.s3.bucket import passing
 from fedcombiner.modelstorage.s3.layout import records_prefix
 
-UPLOAD_DAYS: Final = 7
+UPLOAD_DAYS: Final = 40
+"""House-keeping knows which uploads are needed, and removes the others much sooner. This rule is for what it
+cannot reach any more, and so is longer than a round can last (30 days), with the time until its updates are
+folded.
+"""
 _UNFINISHED_DAYS: Final = 1
 _OURS: Final = "federated-combiner-"
 _UNKNOWN_RULE: Final = ("InvalidArgument", "MalformedXML", "NotImplemented")

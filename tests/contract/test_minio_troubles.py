@@ -12,7 +12,13 @@ import pytest
 from fedcombiner.modelstorage.minio import MinioStore
 from fedcombiner.modelstorage.s3 import http, multipart
 from fedcombiner.modelstorage.s3.errors import StoreRefused
-from fedcombiner.modelstorage.store import ObjectKey, ObjectNotFound, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import (
+    ObjectDamaged,
+    ObjectKey,
+    ObjectNotFound,
+    StoreFull,
+    StoreUnavailable,
+)
 from fedcombiner.wire.chunks import CHUNK_SIZE
 from tests.contract.s3_kit import Place, new_place
 from tests.contract.s3_proxy import Asked, Proxy, Trouble, proxy_to
@@ -221,9 +227,10 @@ async def test_damage_is_seen(
         await put(store, KEY, b"8 bytes.")
         (stored,) = [stored for stored in place.stored() if f"/{name}/" in stored]
         place.overwrite(stored, content)
-        with pytest.raises(StoreUnavailable, match=expected):
+        with pytest.raises(ObjectDamaged, match=expected):
             async with store.local_file(KEY):
                 pass
+        assert await ids(store) == ([] if name == "records" else [KEY.id])
 
 
 async def test_data_that_is_gone_is_not_there(place: Place, proxy: Proxy, tmp_path: Path) -> None:

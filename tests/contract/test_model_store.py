@@ -19,6 +19,7 @@ from fedcombiner.modelstorage import diskfiles
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.store import (
     ModelStore,
+    ObjectDamaged,
     ObjectKey,
     ObjectNotFound,
     ObjectTooLarge,
@@ -370,7 +371,7 @@ async def test_data_cut_on_the_disk_is_not_read_as_whole(root: Path) -> None:
     async with disk_store(root) as store:
         await put(store, KEY, pattern(3 * CHUNK_SIZE))
         os.truncate(root / "uploads" / KEY.id / "data", CHUNK_SIZE)
-        with pytest.raises(StoreUnavailable, match=r"1048576 bytes, its record says 3145728"):
+        with pytest.raises(ObjectDamaged, match=r"1048576 bytes, its record says 3145728"):
             await get(store, KEY)
 
 
@@ -384,12 +385,15 @@ async def test_data_cut_while_it_is_read_is_not_read_as_whole(root: Path) -> Non
                 [chunk async for chunk in chunks]
 
 
-async def test_a_damaged_record_is_unavailable(root: Path) -> None:
+async def test_a_damaged_record_concerns_its_object_only(root: Path) -> None:
     async with disk_store(root) as store:
+        other = ObjectKey("uploads", "other")
         await put(store, KEY, b"x")
+        await put(store, other, b"x")
         (root / "uploads" / KEY.id / "meta.json").write_text('{"size": 1')
-        with pytest.raises(StoreUnavailable, match="damaged"):
+        with pytest.raises(ObjectDamaged, match="damaged"):
             await store.head(KEY)
+        assert await ids(store) == [other.id]
 
 
 async def test_an_object_without_a_record_is_not_taken_for_one(root: Path) -> None:

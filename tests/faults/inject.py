@@ -154,9 +154,9 @@ class FaultyStore:
             yield chunk
 
     @asynccontextmanager
-    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
+    async def local_file(self, key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
         await self._injector.at(f"store.file.{key.kind}", "before")
-        async with self._store.local_file(key) as path:
+        async with self._store.local_file(key, max_bytes=max_bytes) as path:
             await self._injector.at(f"store.file.{key.kind}", "after")
             yield path
 

@@ -473,9 +473,9 @@ class StoreWithOutages(DiskStore):
         return await super().head(key)
 
     @asynccontextmanager
-    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
+    async def local_file(self, key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
         self._look()
-        async with super().local_file(key) as path:
+        async with super().local_file(key, max_bytes=max_bytes) as path:
             yield path
 
     @asynccontextmanager

@@ -11,7 +11,9 @@ import pytest
 import redis
 from combiner import modelstores
 from combiner.aggregation.exact import ExactSum
+from combiner.ports import Conflict
 
+from fedcombiner.modelstorage.store import ObjectKey
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, operations_app
 from fedcombiner.servicekit.lifecycle import Stopped
@@ -50,6 +52,107 @@ async def test_a_client_that_failed_while_the_store_was_away_is_asked_again(comb
         job = await combiner.operator.wait_job(job_id)
     assert (job.state, list(job.failed), list(job.rejected)) == (pb.SUCCEEDED, [], [])
     assert await weights_of(combiner, job) == shares(1, 1)
+
+
+async def test_a_client_that_was_asked_again_and_then_dies_is_lost(stack: Stack) -> None:
+    combiner = await stack.combiner(windows=SHORT)
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 2, beat=True) as fleet:
+        job_id = await combiner.operator.start_job(training(seed, client_grace=0.2))
+        tasks = await fleet.tasks()
+        combiner.app._trouble.note()
+        await fleet.clients[0].fail(tasks[0])
+        await fleet.streams[0].next()
+        await fleet.streams[0].cancel()
+        await fleet.clients[1].train(tasks[1], 1)
+        job = await combiner.operator.wait_job(job_id)
+    assert (job.state, reasons(job.failed)) == (pb.SUCCEEDED, {"c0": "client_lost"})
+    assert job.ended_at < job.deadline_at
+
+
+async def test_one_look_for_trouble_serves_all_that_have_failed_by_then(stack: Stack) -> None:
+    combiner = await stack.combiner()
+    seed = await put_seed(combiner)
+    looks = 0
+    may_end = asyncio.Event()
+
+    async def slow_look() -> None:
+        nonlocal looks
+        task = asyncio.current_task()
+        if task is not None and task.get_name().startswith("job:"):
+            looks += 1
+            await may_end.wait()
+
+    combiner.app._trouble.look = slow_look  # type: ignore[method-assign]
+    async with Connected(combiner, 8) as fleet:
+        job_id = await combiner.operator.start_job(training(seed, clients_required=8))
+        for client, task in zip(fleet.clients, await fleet.tasks(), strict=True):
+            await client.fail(task)
+        await until_job(combiner.operator, job_id, lambda job: len(job.failed) == 8, "all have failed")
+        may_end.set()
+        job = await combiner.operator.wait_job(job_id)
+    assert (job.state, len(job.failed)) == (pb.FAILED, 8)
+    assert looks <= 2
+
+
+async def test_an_aggregate_that_the_journal_refuses_is_made_anew_once(stack: Stack) -> None:
+    gate, others = Gate("jobs.commit"), Gate()
+    combiner = await stack.combiner(gate=gate)
+    onlooker = await stack.combiner(gate=others)
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 1) as fleet:
+        job_id = await combiner.operator.start_job(training(seed))
+        await fleet.clients[0].train((await fleet.tasks())[0], 0)
+        await gate.until_reached()
+        written = [info.key.id async for info in combiner.store.list("models") if info.key.id != seed]
+        assert await onlooker.state.models.condemn(written) == written
+        gate.open()
+        job = await combiner.operator.wait_job(job_id)
+    assert job.state == pb.SUCCEEDED, job
+    assert job.model_id not in written
+    assert await weights_of(combiner, job) == shares(1)
+    assert [info.key.id async for info in combiner.store.list("models")] == sorted([seed, job.model_id])
+
+
+async def test_an_aggregate_that_the_journal_refuses_again_fails_the_job_with_the_reason(
+    combiner: Replica,
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise Conflict("not closed")
+
+    seed = await put_seed(combiner)
+    combiner.state.jobs.commit = refuse  # type: ignore[method-assign]
+    async with Connected(combiner, 1) as fleet:
+        job_id = await combiner.operator.start_job(training(seed))
+        await fleet.clients[0].train((await fleet.tasks())[0], 0)
+        job = await combiner.operator.wait_job(job_id)
+    assert job.state == pb.FAILED
+    assert job.reason.startswith("the journal refused the aggregate ")
+    assert job.reason.endswith(": not closed")
+    assert [info.key.id async for info in combiner.store.list("models")] == [seed]
+
+
+async def test_a_rejected_duplicate_deletes_nothing_of_another_job(stack: Stack) -> None:
+    combiner = await stack.combiner(limits={"max_running_jobs": 2})
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 3) as fleet:
+        first = await combiner.operator.start_job(training(seed, clients_required=3))
+        tasks = await fleet.tasks()
+        update_id = await fleet.clients[0].train(tasks[0], 0)
+        second = await combiner.operator.start_job(training(seed, clients_required=2))
+        others = await fleet.tasks()
+        await fleet.clients[0].train(others[0], 0)
+        await fleet.clients[1].train(others[1], 1)
+        await fleet.clients[2].send(fleet.clients[2].update(others[2], update_id))
+        job = await combiner.operator.wait_job(second)
+        assert (job.state, reasons(job.rejected)) == (pb.SUCCEEDED, {"c2": "duplicate"})
+
+        async def cleaned() -> bool:
+            return len([info async for info in combiner.store.list("uploads")]) <= 2
+
+        await eventually(cleaned, "the second job's uploads to go")
+        assert await combiner.store.head(ObjectKey("uploads", update_id)) is not None
+        await combiner.operator.cancel_job(first)
 
 
 async def test_the_next_owner_asks_those_who_failed_while_nobody_owned_the_job(stack: Stack) -> None:

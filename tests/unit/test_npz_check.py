@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fedcombiner.modelstorage.formats import FormatError, ModelSpec, TensorSpec
+from fedcombiner.modelstorage.formats import FormatError, ModelSpec, TensorSpec, zipdir
 from fedcombiner.modelstorage.formats.arrays import load_arrays, save_arrays
 from fedcombiner.modelstorage.formats.npz import check_update, read_spec
 
@@ -314,6 +314,22 @@ def test_a_shape_that_no_data_could_fill_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(FormatError, match="cut off"):
         read_spec(path)
+
+
+def test_an_archive_of_far_too_many_entries_is_refused_by_their_number(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(zipdir, "_member", lambda *entry: read.append(1))
+    path = tmp_path / "update.npz"
+    path.write_bytes(archive({f"{number}.npy": b"" for number in range(20_000)}, zipfile.ZIP_STORED))
+    error = refusal(path, scratch)
+    assert (error.reason, error.detail) == ("names", "the archive has 20000 entries, allowed are 1002")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<2H", data, data.rindex(b"PK\x05\x06") + 8, 1, 1)
+    path.write_bytes(data)
+    assert "lists more than 1 entries and claims 1" in refusal(path, scratch).detail
+    assert len(read) == 2
 
 
 def patched(at: int, value: bytes, record: bytes = b"PK\x01\x02") -> Callable[[bytearray], None]:

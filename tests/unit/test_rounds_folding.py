@@ -19,7 +19,15 @@ from combiner.rounds.folding import Folder, RoundFailed, Workshop
 from combiner.specs import Specs
 
 from fedcombiner.client.made_up import to_npz
-from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, ObjectNotFound, StoreUnavailable
+from fedcombiner.modelstorage.formats.arrays import save_arrays
+from fedcombiner.modelstorage.formats.npz import read_spec
+from fedcombiner.modelstorage.store import (
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectKey,
+    StoreUnavailable,
+    check_size,
+)
 
 PARENT = ObjectKey("models", "parent")
 
@@ -29,6 +37,7 @@ class Back:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.damaged: set[str] = set()
         self.refusals: dict[str, int] = {}  # of a key: how often the store is away yet
         self.fails_on_close: set[str] = set()
         self.judged: list[tuple[str, str]] = []
@@ -45,13 +54,15 @@ class Back:
         return ObjectInfo(key, len(content), sha256(content).hexdigest(), datetime.now(UTC))
 
     @asynccontextmanager
-    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
+    async def local_file(self, key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
         if self.refusals.get(key.id, 0):
             self.refusals[key.id] -= 1
             raise StoreUnavailable("away")
+        if key.id in self.damaged:
+            raise ObjectDamaged(f"{key} is damaged")
         path = self._root / key.id
-        if not path.exists():
-            raise ObjectNotFound(key)
+        info = await self.head(key)
+        check_size(info, key, max_bytes)
         yield path
         if key.id in self.fails_on_close:
             raise StoreUnavailable("away")
@@ -145,9 +156,54 @@ async def test_an_accepted_update_that_is_gone_fails_the_round(
 ) -> None:
     if content is not None:
         back.put("u-a", content)
-    with pytest.raises(RoundFailed, match="accepted update u-a of a is gone"):
+    with pytest.raises(RoundFailed, match="accepted update u-a of a cannot be read again"):
         await folder.judge(received("a", state=ClientState.ACCEPTED))
     assert folder.updates == 0
+
+
+async def test_a_damaged_update_is_rejected_at_once(back: Back, folder: Folder) -> None:
+    back.put("u-b", vector(1, 1))
+    back.damaged = {"u-a"}
+    await folder.judge(received("a"))
+    await folder.judge(received("b"))
+    assert back.judged == [("a", Reason.NOT_A_MODEL), ("b", "accepted")]
+    assert folder.updates == 1
+
+
+async def test_an_accepted_update_that_is_damaged_fails_the_round_at_once(back: Back, folder: Folder) -> None:
+    back.damaged = {"u-a"}
+    with pytest.raises(RoundFailed, match="accepted update u-a of a cannot be read again: uploads/u-a is da"):
+        await folder.judge(received("a", state=ClientState.ACCEPTED))
+
+
+async def test_a_damaged_parent_fails_the_round_at_once(back: Back, tmp_path: Path) -> None:
+    back.put("other", vector(0, 0))
+    back.damaged = {"other"}
+    workshop = Workshop(tmp_path)
+    with pytest.raises(RoundFailed, match="model_id: models/other is damaged"):
+        await a_folder(back, workshop, ObjectKey("models", "other"))
+    workshop.close()
+
+
+async def test_an_upload_that_no_update_of_this_model_can_be_is_rejected_unread(
+    back: Back, folder: Folder
+) -> None:
+    back.put("u-a", vector(*[0.0] * 300_000))
+    await folder.judge(received("a"))
+    assert back.judged == [("a", Reason.TOO_LARGE)]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_largest_update_of_a_model_is_not_too_large(tmp_path: Path, compress: bool) -> None:
+    parent = {f"{'ä' * 100}{number}": np.zeros((1,) * 31 + (number,)) for number in range(40)}
+    save_arrays(tmp_path / "parent.npz", parent)
+    noise = np.random.default_rng(0)
+    update = {name: noise.standard_normal(values.shape) for name, values in parent.items()}
+    save_arrays(tmp_path / "update.npz", update, compress=compress)
+    slack = 1 << 20
+    assert (tmp_path / "update.npz").stat().st_size < read_spec(
+        tmp_path / "parent.npz"
+    ).max_update_bytes - slack
 
 
 async def test_a_store_that_is_away_is_asked_again(back: Back, folder: Folder) -> None:
@@ -227,7 +283,7 @@ async def test_at_most_so_many_updates_are_worked_on_at_once(back: Back, tmp_pat
     local_file = back.local_file
 
     @asynccontextmanager
-    async def counted(key: ObjectKey) -> AsyncIterator[Path]:
+    async def counted(key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
         nonlocal open_now
         open_now += 1
         under_way.append(open_now)

@@ -111,6 +111,8 @@ class Bench:
         self.ending: dict[str, BaseException | None] = {}
         self.may_end = asyncio.Event()
         self.cancelled: list[str] = []
+        self.thread_ends = asyncio.Event()  # of a cancelled run, which waits for it
+        self.thread_ends.set()
         ports: Any = self.book
         self.feed = Feed(ports)
         self.worker = Worker(
@@ -133,6 +135,7 @@ class Bench:
         except asyncio.CancelledError:
             self.cancelled.append(lease.work)
             self.book.changed.set()
+            await self.thread_ends.wait()
             raise
         if error := self.ending.pop(lease.work, None):
             raise error
@@ -308,6 +311,25 @@ async def test_a_newer_token_replaces_the_older_one() -> None:
         assert bench.worker.works == 1
         await bench.look()
         assert bench.held()[-1] == newest
+
+
+async def test_work_taken_over_from_oneself_waits_for_the_run_before() -> None:
+    """A fold in a thread cannot be cancelled; beside it the next one would double the memory."""
+    async with working() as bench:
+        bench.book.queue = ["job:j1"]
+        bench.say("queued")
+        await bench.until(lambda: len(bench.running["job"]) == 1, "the job")
+        bench.thread_ends.clear()
+        bench.book.give("job:j1", "other")
+        await bench.look()
+        await bench.until(lambda: bench.cancelled == ["job:j1"], "the stop")
+        bench.book.give("job:j1", ME)
+        await bench.look()
+        await bench.until(lambda: bench.worker.works == 1, "the take-over")
+        await bench.look()
+        assert len(bench.running["job"]) == 1
+        bench.thread_ends.set()
+        await bench.until(lambda: len(bench.running["job"]) == 2, "the second run")
 
 
 async def test_work_that_fails_unexpectedly_is_begun_anew() -> None:

@@ -26,9 +26,9 @@ class Counting(DiskStore):
         self.opened: list[str] = []
 
     @asynccontextmanager
-    async def local_file(self, key: ObjectKey) -> AsyncIterator[Path]:
+    async def local_file(self, key: ObjectKey, *, max_bytes: int | None = None) -> AsyncIterator[Path]:
         self.opened.append(key.id)
-        async with super().local_file(key) as path:
+        async with super().local_file(key, max_bytes=max_bytes) as path:
             yield path
 
 

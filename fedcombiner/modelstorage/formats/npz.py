@@ -31,6 +31,8 @@ MAX_MAGNITUDE: Final = 2.0**960
 not exact.
 """
 
+_SURPLUS_ENTRIES: Final = 1000
+"""Of so many arrays that are not the parent's a refusal may name some; reading more would cost too much."""
 
 _BLOB_DTYPE: Final = np.dtype("<f4")
 _ARCHIVE: Final = b"PK\x03\x04"
@@ -170,7 +172,8 @@ class _Checker:
         self._piece = bytearray(PIECE_BYTES)
 
     def check(self, parent: ModelSpec) -> tuple[_Segment, ...]:
-        members = {array_name(member): member for member in read_members(self._update.fileno())}
+        most = len(parent.tensors) + _SURPLUS_ENTRIES
+        members = {array_name(member): member for member in read_members(self._update.fileno(), most)}
         _check_names(members.keys(), {tensor.name for tensor in parent.tensors})
         # All headers before any content: a wrong update is mostly found without reading it.
         for tensor in parent.tensors:

@@ -24,6 +24,12 @@ READABLE_DTYPES: Final = frozenset(
 """The dtypes of models and updates, in native byte order."""
 
 
+_WIDEST_BYTES: Final = 8
+_HEADER_BYTES: Final = 1024
+"""Of one array: two headers of the archive and one of npy, which holds the shape."""
+_SLACK_BYTES: Final = 1 << 20
+
+
 class FormatError(Exception):
     """The bytes are not an acceptable model; ``reason`` is one of the reasons an update is rejected for."""
 
@@ -63,6 +69,16 @@ class ModelSpec:
     @cached_property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @cached_property
+    def max_update_bytes(self) -> int:
+        """Size of the largest file that an update of this model can need: every element a float64,
+        incompressible, and headers.
+        """
+        payload = self.elements * _WIDEST_BYTES
+        names = sum(len(tensor.name.encode()) for tensor in self.tensors)
+        headers = _HEADER_BYTES * len(self.tensors) + 2 * names
+        return payload + payload // 1024 + headers + _SLACK_BYTES
 
     @cached_property
     def is_list(self) -> bool:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
 from fedcombiner.modelstorage.formats.spec import FormatError, quoted
@@ -71,20 +72,25 @@ class Member:
         return self.method == DEFLATED
 
 
-def read_members(fd: int) -> tuple[Member, ...]:
+def read_members(fd: int, most: int | None = None) -> tuple[Member, ...]:
     """List the entries of the archive in the file, in the order of the directory.
 
     Raises FormatError (``not_a_model``) for anything but a plain, undamaged archive of stored and deflated
-    entries with distinct names, and (``too_large``) for a directory above ``MAX_DIRECTORY_BYTES``.
+    entries with distinct names, (``too_large``) for a directory above ``MAX_DIRECTORY_BYTES``, and
+    (``names``) for more than ``most`` entries, of which no more are read.
     """
     start, size, count = _locate_directory(fd)
     if size > MAX_DIRECTORY_BYTES:
         raise FormatError(
             "too_large", f"the zip directory has {size} bytes, allowed are {MAX_DIRECTORY_BYTES}"
         )
-    members = tuple(_member(fd, *entry, start) for entry in _entries(read_at(fd, start, size)))
+    if most is not None and count > most:
+        raise FormatError("names", f"the archive has {count} entries, allowed are {most}")
+    listed = islice(_entries(read_at(fd, start, size)), count + 1)
+    members = tuple(_member(fd, *entry, start) for entry in listed)
     if len(members) != count:
-        raise FormatError("not_a_model", f"the zip directory lists {len(members)} entries and claims {count}")
+        found = len(members) if len(members) < count else f"more than {count}"
+        raise FormatError("not_a_model", f"the zip directory lists {found} entries and claims {count}")
     _refuse_duplicates(members)
     return members
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Self
 
-from fedcombiner.modelstorage.store import Kind, ObjectInfo, ObjectKey, StoreUnavailable
+from fedcombiner.modelstorage.store import Kind, ObjectDamaged, ObjectInfo, ObjectKey
 
 _VERSION: Final = 1
 
@@ -80,7 +80,7 @@ class Record:
 
     @classmethod
     def decode(cls, key: ObjectKey, text: bytes) -> Self:
-        """Raises StoreUnavailable: it is not a record."""
+        """Raises ObjectDamaged: it is not a record."""
         try:
             fields = json.loads(text)
             modified = datetime.fromisoformat(fields["modified"])
@@ -88,4 +88,4 @@ class Record:
                 ObjectInfo(key, int(fields["size"]), str(fields["sha256"]), modified), str(fields["data"])
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreUnavailable(f"the record of {key} is damaged") from error
+            raise ObjectDamaged(f"the record of {key} is damaged") from error

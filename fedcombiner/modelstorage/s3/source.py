@@ -11,9 +11,9 @@ from fedcombiner.modelstorage.diskfiles import write_all
 from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
 from fedcombiner.modelstorage.s3.bucket import S3Bucket
 from fedcombiner.modelstorage.s3.draft import read_record
-from fedcombiner.modelstorage.s3.errors import StoreRefused, translated
+from fedcombiner.modelstorage.s3.errors import translated
 from fedcombiner.modelstorage.s3.layout import Record
-from fedcombiner.modelstorage.store import ObjectKey, ObjectNotFound, StoreUnavailable
+from fedcombiner.modelstorage.store import ObjectDamaged, ObjectKey, ObjectNotFound, StoreUnavailable
 from fedcombiner.wire.chunks import CHUNK_SIZE
 
 
@@ -35,7 +35,8 @@ class Source:
 
         Raises:
             ObjectNotFound: the object does not exist.
-            StoreUnavailable: the data is not what the record says, or cannot be read.
+            ObjectDamaged: the data has another size than the record says.
+            StoreUnavailable: the data cannot be read.
         """
         record = self.record()
         chunks: list[bytes] = []
@@ -85,7 +86,7 @@ class Source:
         expected = str(record.info.size - self._position)
         if response.headers.get("Content-Length") != expected:
             self.close()
-            raise StoreRefused(f"the data of {self._key} has another size than its record says")
+            raise ObjectDamaged(f"the data of {self._key} has another size than its record says")
         return response
 
 
@@ -107,10 +108,10 @@ class LocalCopy:
             write_all(self._descriptor, memoryview(chunk))
 
     def check(self) -> None:
-        """Raises StoreUnavailable if what was read to its end is not what was written."""
+        """Raises ObjectDamaged if what was read to its end is not what was written."""
         info = self._source.record().info
         if self._hash.hexdigest() != info.sha256:
-            raise StoreRefused(f"{info.key} is damaged: its sha256 is not the one of its record")
+            raise ObjectDamaged(f"{info.key} is damaged: its sha256 is not the one of its record")
 
     def remove(self) -> None:
         if self._descriptor >= 0:

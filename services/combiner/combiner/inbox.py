@@ -23,7 +23,14 @@ from combiner.domain.types import Reason
 from combiner.domain.updates import TaskRef, UpdateMeta
 from combiner.ports import Received, Shared, StateUnavailable, Verdict
 from combiner.rounds.meter import Meter
-from fedcombiner.modelstorage.store import ModelStore, ObjectInfo, ObjectKey, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import (
+    ModelStore,
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectKey,
+    StoreFull,
+    StoreUnavailable,
+)
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.errors import InvalidArgument
 
@@ -169,7 +176,10 @@ class Inbox:
             key = ObjectKey("uploads", update_id)
         except InvalidArgument:
             return None
-        return await self._store.head(key)
+        try:
+            return await self._store.head(key)
+        except ObjectDamaged:
+            return None
 
     async def _deliver(
         self,

@@ -12,7 +12,7 @@ DAY_S = 86_400.0
 ORPHAN_S = DAY_S
 """Age from which an object in `models/` that no record names can go: longer than any commit takes."""
 UPLOAD_S = 7 * DAY_S
-"""Age from which an upload that nobody asked for can go; as the bucket's lifecycle rule has it."""
+"""Age from which an upload that nobody asked for can go."""
 
 
 def why_upload_goes(age_s: float, owner: State | None, *, keep_updates: bool) -> str:

@@ -11,12 +11,12 @@ import structlog
 
 from combiner.domain.types import LeftOut, Outcome
 from combiner.ports import Roster
-from combiner.rounds.folding import Workshop, patient
+from combiner.rounds.folding import RoundFailed, Workshop, patient
 from combiner.rounds.takingpart import Capabilities, Work
 from combiner.rounds.waiting import steady
 from fedcombiner.modelstorage.formats import FormatError
 from fedcombiner.modelstorage.formats.blob import blob_of
-from fedcombiner.modelstorage.store import ModelStore, ObjectKey
+from fedcombiner.modelstorage.store import ModelStore, ObjectDamaged, ObjectKey
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Blobs:
         """See to it that each of the chosen clients can fetch the model. Returns who can, and who cannot.
 
         Raises:
-            RoundFailed: the store was away for too long.
+            RoundFailed: the store was away for too long, or the model is damaged.
         """
         presences = await steady(lambda: self._roster.presence(chosen))
         ids = {p.client: self._capabilities.model_id(p.era, work.model_id) for p in presences}
@@ -64,5 +64,8 @@ class Blobs:
                     await writer.write(part)
                 await writer.commit()
 
-        await patient(write)
+        try:
+            await patient(write)
+        except ObjectDamaged as error:
+            raise RoundFailed(f"model_id: {error.message}") from error
         log.info("blob written", model_id=source.id, size=size)

@@ -54,6 +54,7 @@ class Collector:
         self._guard = guard
         self._trouble = trouble
         self._lease = lease
+        self._has_looked = False  # for trouble, since the events at hand were read
 
     def begin(self) -> None:
         """Judge what is there already.
@@ -89,7 +90,8 @@ class Collector:
         return next_look if passed else min(decision.until or next_look, next_look)
 
     async def _apply_events(self) -> None:
-        for event in self._events.drain():
+        self._has_looked = False
+        for event in list(self._events.drain()):
             if event.what == RESYNC:
                 await self._read_again()
             elif event.version > self._job.version:
@@ -123,11 +125,13 @@ class Collector:
         def blameless() -> bool:
             return self._clock.now() - self._trouble.seconds_ago >= opened_at
 
-        if not blameless():
-            # What broke the call may not have been seen yet. Only now: to look at what hangs takes long.
+        if not blameless() and not self._has_looked:
+            # What broke the call may not have been seen yet. Only now, and once for all that have failed by
+            # now: to look at what hangs takes long.
             await self._trouble.look()
-            if not blameless():
-                return False
+            self._has_looked = True
+        if not blameless():
+            return False
         task_id = str(uuid.uuid4())
         again = await steady(lambda: self._shared.jobs.ask_again(self._lease, client, task_id))
         if again:
@@ -185,11 +189,10 @@ class Collector:
             self._policy.away(presence.client, now)
 
     async def _fail_lost(self, client: str) -> None:
-        record = self._job.clients[client]
         await steady(
             lambda: self._shared.jobs.fail_client(
                 client=client,
-                task_id=record.task_id,
+                task_id="",  # whichever it has: it may have been asked again since the job was read
                 job_id=self._job.job_id,
                 reason=Reason.CLIENT_LOST,
                 detail=f"no stream or no heartbeat for {self._config.client_grace:g} s",

@@ -28,9 +28,11 @@ from fedcombiner.modelstorage.formats import FormatError, ModelSpec
 from fedcombiner.modelstorage.formats.npz import CheckedUpdate, check_update
 from fedcombiner.modelstorage.store import (
     ModelStore,
+    ObjectDamaged,
     ObjectInfo,
     ObjectKey,
     ObjectNotFound,
+    ObjectTooLarge,
     StoreFull,
     StoreUnavailable,
 )
@@ -133,7 +135,7 @@ class Folder:
     ) -> Folder:
         """Reads the parent's names, shapes and types.
 
-        RoundFailed if there is no such model or it cannot be averaged.
+        RoundFailed if there is no such model, or it is damaged or cannot be averaged.
         """
 
         async def spec() -> ModelSpec:
@@ -146,6 +148,8 @@ class Folder:
             parent_spec = await patient(spec)
         except ObjectNotFound as error:
             raise RoundFailed(f"model_id: {parent.id} is not in the store") from error
+        except ObjectDamaged as error:
+            raise RoundFailed(f"model_id: {error.message}") from error
         except FormatError as error:
             raise RoundFailed(f"model_id: {parent.id} cannot be averaged: {error}") from error
         return cls(
@@ -179,6 +183,10 @@ class Folder:
                 await self._reject(record, error.reason, error.detail)
             except ObjectNotFound:
                 await self._reject(record, Reason.NOT_UPLOADED, f"no upload named {record.update_id}")
+            except ObjectTooLarge as error:
+                await self._reject(record, Reason.TOO_LARGE, error.message)
+            except ObjectDamaged as error:
+                await self._reject(record, Reason.NOT_A_MODEL, error.message)
             except OSError as error:
                 raise FoldBroken(f"the update of {record.client} could not be worked on: {error}") from error
 
@@ -193,7 +201,9 @@ class Folder:
 
     async def _checked(self, record: ClientRecord, stack: AsyncExitStack) -> CheckedUpdate:
         """The update, open for as long as the stack."""
-        path = await stack.enter_async_context(self._store.local_file(ObjectKey("uploads", record.update_id)))
+        key = ObjectKey("uploads", record.update_id)
+        max_bytes = self.parent.max_update_bytes
+        path = await stack.enter_async_context(self._store.local_file(key, max_bytes=max_bytes))
         update = await self._timed(
             "checking", lambda: check_update(path, self.parent, self._workshop.scratch)
         )
@@ -207,7 +217,7 @@ class Folder:
     async def _reject(self, record: ClientRecord, reason: str, detail: str) -> None:
         if record.state is ClientState.ACCEPTED:
             raise RoundFailed(
-                f"the accepted update {record.update_id} of {record.client} is gone from the store: {detail}"
+                f"the accepted update {record.update_id} of {record.client} cannot be read again: {detail}"
             )
         log.info("update rejected", client=record.client, reason=reason, detail=detail)
         await steady(lambda: self._jobs.reject(self._lease, record.client, reason, detail))

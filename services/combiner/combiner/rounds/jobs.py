@@ -24,8 +24,8 @@ from combiner.domain.leases import OutageGuard
 from combiner.domain.metrics import parse_metrics
 from combiner.domain.round import Failed, RoundPolicy, Succeeded, too_few_clients
 from combiner.domain.selection import choose, rng_for
-from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, Outcome, State
-from combiner.ports import Ask, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable, View
+from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, Outcome, Reason, State
+from combiner.ports import Ask, Conflict, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable, View
 from combiner.rounds.blobs import Blobs
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.collecting import LOOK_S, Collector
@@ -36,11 +36,15 @@ from combiner.rounds.takingpart import Capabilities, Work, split
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import TaskSet, see_through, steady, woken
 from combiner.specs import Specs
-from fedcombiner.modelstorage.store import ModelStore, ObjectKey, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, ObjectDamaged, ObjectKey
 
 log = structlog.get_logger()
 
 COMMIT_PATIENCE_S = 5.0
+
+
+class CommitRefused(RoundFailed):
+    """The aggregate is not that of the journal as it is now, or its id is being removed."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,21 @@ class JobRunner:
             await self._fail(lease, job, "internal error; the combiner's log says more")
 
     async def _run(self, lease: Lease, job: Job, events: Subscription) -> None:
-        """All of the job; anew from the journal whenever the scratch disk broke the fold."""
+        """All of the job; anew from the journal whenever the scratch disk broke the fold, and once if the
+        journal refused the aggregate.
+        """
         config = RoundConfig.parse(job.config)
         delays, give_up_at = STORE_BACKOFF.delays(), time.monotonic() + STORE_PATIENCE_S
+        refused = False
         while True:
             try:
                 await JobRun(self._tools, lease, config, events).run(job)
                 return
+            except CommitRefused as error:
+                if refused:
+                    raise
+                refused = True
+                log.warning("folding anew", reason=str(error))
             except FoldBroken as error:
                 if time.monotonic() > give_up_at:
                     raise
@@ -307,9 +319,7 @@ class JobRun:
         self._tools.meter.job_ended(job.kind, State.SUCCEEDED)
         log.info("aggregate committed", model_id=model_id, updates=folder.updates, size=info.size)
         if self._config.delete_models_storage:
-            await self._remove(
-                [ObjectKey("uploads", r.update_id) for r in job.clients.values() if r.update_id]
-            )
+            await self._remove([ObjectKey("uploads", r.update_id) for r in job.clients.values() if _owns(r)])
 
     async def _commit(self, model: Model, key: ObjectKey, timings: Mapping[str, float]) -> None:
         try:
@@ -317,18 +327,27 @@ class JobRun:
         except (LeaseLost, Ended):
             await self._remove([key])
             raise
+        except Conflict as error:
+            await self._remove([key])
+            raise CommitRefused(f"the journal refused the aggregate {key.id}: {error}") from error
 
     async def _remove(self, keys: Sequence[ObjectKey]) -> None:
         """Best effort: what stays because the store is away is removed by the retention rule of uploads."""
         for key in keys:
             try:
                 await self._tools.store.delete(key)
-            except (StoreUnavailable, StoreFull) as error:
+            except (*STORE_AWAY, ObjectDamaged) as error:
                 log.warning("could not delete", object=str(key), error=str(error))
                 return
 
     def _timings(self, job: Job) -> Mapping[str, float]:
         return {"collecting": round(self._tools.clock.now() - job.started_ms / 1000, 6)}
+
+
+def _owns(record: ClientRecord) -> bool:
+    """Whether the object that the client named is its own: that of a duplicate is another client's."""
+    is_duplicate = record.state is ClientState.REJECTED and record.reason == Reason.DUPLICATE
+    return bool(record.update_id) and not is_duplicate
 
 
 def _beside(left_out: Sequence[Outcome]) -> str:

@@ -153,18 +153,24 @@ class Worker:
                 return
             held[1].cancel()
         kind, _, work_id = lease.work.partition(":")
-        task = asyncio.create_task(self._work_on(kind, lease), name=lease.work)
+        ending = {task for task in self._tasks if task.get_name() == lease.work}
+        task = asyncio.create_task(self._work_on(kind, lease, ending), name=lease.work)
         self._held[lease.work] = (lease, task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         log.debug("work begins", kind=kind, id=work_id)
 
-    async def _work_on(self, kind: str, lease: Lease) -> None:
+    async def _work_on(self, kind: str, lease: Lease, ending: set[asyncio.Task[None]]) -> None:
         """Run one piece of work until it ended or is no longer ours; an outage of Redis only interrupts
         it.
+
+        Not before the runs in `ending` are over, which were cancelled: a fold under way still holds the
+        memory of its sums.
         """
         with structlog.contextvars.bound_contextvars(**{f"{kind}_id": lease.id}):
             try:
+                if ending:
+                    await asyncio.wait(ending)
                 await retry(lambda: self._run[kind](lease), on=StateUnavailable, timeout=None)
             except LeaseLost:
                 log.warning("another replica went on with this work", kind=kind)

@@ -13,6 +13,6 @@ if counted and counted ~= owner then
   move(id, a.client, rec, 'rejected', 'duplicate', 'this object was received before')
   return {'rejected', id, 'duplicate'}
 end
-call('SET', P .. 'update:' .. a.update_id, owner, 'PX', limits.keep_ms)
+call('SET', P .. 'update:' .. a.update_id, owner, 'PX', update_ms(call('HGET', job_key(id), 'deadline_ms')))
 move(id, a.client, rec, 'received')
 return {'received', id, ''}

@@ -28,6 +28,11 @@ local function records_in(text)
   return math.ceil(#text / RECORD)
 end
 
+-- How long to remember whose an update is: retention counts from the end of its round at the earliest.
+local function update_ms(deadline_ms)
+  return string.format('%d', limits.keep_ms + math.max(0, (tonumber(deadline_ms) or NOW) - NOW))
+end
+
 local function job_dump(id)
   return {
     call('HGETALL', job_key(id)), call('HGETALL', P .. 'clients:' .. id), call('HVALS', P .. 'others:' .. id),

@@ -29,6 +29,6 @@ local function archive_client(id, fields, client, text)
     task_write(client, rec[TASK], {a.seq, fields.kind, id, 0, '', ''})
   end
   if rec[UPDATE] ~= '' and not (rec[STATE] == 'rejected' and rec[REASON] == 'duplicate') then
-    call('SET', P .. 'update:' .. rec[UPDATE], id .. '\n' .. client, 'PX', limits.keep_ms, 'NX')
+    call('SET', P .. 'update:' .. rec[UPDATE], id .. '\n' .. client, 'PX', update_ms(fields.deadline_ms), 'NX')
   end
 end
