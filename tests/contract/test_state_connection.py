@@ -298,12 +298,12 @@ async def test_a_full_redis_refuses_whole_steps(bench: Bench, state: RedisState)
     bench.raw.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(StateUnavailable, match="full"):
-            await receive(state, "c1", "u1")
+            await state.jobs.submit(new_job("j2"))
         assert await job_of(state) == before  # which can be read
-        assert bench.raw.hkeys(bench.key("tasks:c1")) == ["t-j1-c1"]
+        assert await state.jobs.get("j2") is None
     finally:
         bench.raw.config_set("maxmemory", "0")
-    assert (await receive(state, "c1", "u1")).verdict is Verdict.RECEIVED
+    await state.jobs.submit(new_job("j2"))
 
 
 async def test_a_read_only_redis(bench: Bench, state: RedisState) -> None:

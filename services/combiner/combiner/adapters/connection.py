@@ -61,8 +61,10 @@ def within(seconds: float) -> AbstractAsyncContextManager[None]:
 def _script_texts() -> Mapping[str, str]:
     """lua/<name>.lua by name, each behind all of lua/lib in the order of the names there.
 
-    The first line of a script says whether it only reads. With such a line Redis refuses a script that writes
-    before it begins (when it is full, for instance), not halfway.
+    With such a first line Redis refuses a script that writes before it begins (on a read-only replica, for
+    instance), not halfway. It also says whether the script only reads (`no-writes`), and whether it runs on a
+    Redis that is full (`allow-oom`): everything does that frees memory, ends work, keeps a lease or a client
+    alive, or brings a running round to its end; nothing that begins something new.
     """
     lua = files("combiner.adapters") / "lua"
     library = sorted((lua / "lib").iterdir(), key=lambda part: part.name)

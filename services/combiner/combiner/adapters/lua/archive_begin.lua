@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Nothing may be under way; and nothing may be there, unless it is to be replaced. Records of models that were only
 -- found in the store do not count: a Redis that lost its data has them, and it is what a backup is for.
 local jobs, sessions = #unended('job'), #unended('session')

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A portion of what is there goes. Returns how much; 0 when nothing is left.
 local gone = 0
 for _, id in ipairs(call('ZRANGE', P .. 'ended:job', 0, a.most - 1)) do

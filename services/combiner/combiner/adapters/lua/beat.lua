@@ -1,1 +1,2 @@
+#!lua flags=allow-oom
 roster_beat(a.clients)

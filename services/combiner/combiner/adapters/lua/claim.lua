@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local id, token = claim_next(a.kind, a.replica, limits['max_running_' .. a.kind .. 's'])
 if not id then return false end
 if a.kind == 'job' then

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local key = P .. 'streams:' .. a.replica
 local flat, again, was_there = call('HGETALL', key), {}, {}
 for i = 1, #flat, 2 do

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A client that has failed, because of us, gets a new task. Asked for again with the same task id it changes nothing.
 local lost = guard()
 if lost then return lost end

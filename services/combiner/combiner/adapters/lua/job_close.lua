@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local lost = guard()
 if lost then return lost end
 local _, id = split_work(a.work)

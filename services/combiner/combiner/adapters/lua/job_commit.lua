@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local _, id = split_work(a.work)
 if ended_by_us(id, 'SUCCEEDED') then return redis.status_reply('OK') end
 local lost = guard()

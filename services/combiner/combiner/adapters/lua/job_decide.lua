@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- accept or reject a received update. An accepted one can still be rejected (its bytes are gone, for instance).
 local lost = guard()
 if lost then return lost end

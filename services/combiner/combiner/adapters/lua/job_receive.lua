@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local reply, id, rec = judge({training = true}, a.update_id, function(rec)
   return rec[UPDATE] == a.update_id
 end)

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Also for jobs that ended, but not for an update that was recorded after all.
 a.client = owner_of(a.client, a.task_id)
 local id, rec = locate(a.client, a.task_id, a.job_id, {training = true, validation = true, inference = true})

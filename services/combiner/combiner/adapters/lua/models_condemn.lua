@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A Redis that was lost and has not been told yet what the store holds knows no orphan.
 if call('EXISTS', P .. 'models:complete') == 0 then return {} end
 local found = {}

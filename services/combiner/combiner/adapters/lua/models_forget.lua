@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Those of the ids that are gone from the registry now: registered ones that are not in use, and, if this was asked for
 -- before and the reply was lost, those that went then.
 local used, gone = models_in_use(), {}

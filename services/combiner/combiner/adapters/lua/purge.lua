@@ -1,1 +1,2 @@
+#!lua flags=allow-oom
 return {jobs_purge(a.most), sessions_purge(a.most), roster_purge(a.most)}

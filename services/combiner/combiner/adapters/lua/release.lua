@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local kind, id = split_work(a.work)
 local lease = lease_read(a.work)
 local ours = lease and lease.token == a.token

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- a.life: the token of the replica's own entry as it was told last, or 0.
 local function renewed(work, token)
   local lease = lease_read(work)

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local key = session_key(a.session_id)
 local state, job_id = unpack(call('HMGET', key, 'state', 'current_job_id'))
 if not state then return false end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- a.changes: {stream_id, client, view, era, opened, by_us, name}, in their order.
 local wanted = call('SCARD', P .. 'wanting') > 0
 local came, fed, was_there = {}, {}, {}

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- a.streams: {stream_id, client, view, nonce}. A task that went out with this stream's nonce goes out again: the reply
 -- that carried it was lost.
 local jobs, tasks = {}, {}

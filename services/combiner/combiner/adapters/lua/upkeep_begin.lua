@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- 0: the turn is this replica's, for a.hold_ms. Else how many milliseconds to wait before asking again.
 local key = P .. 'upkeep'
 local owner, till, due = unpack(call('HMGET', key, 'owner', 'until', 'due'))

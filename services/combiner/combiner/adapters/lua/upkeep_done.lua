@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 local key = P .. 'upkeep'
 if call('HGET', key, 'owner') == a.replica then
   call('HDEL', key, 'owner', 'until')
