@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from combiner.beats import Beats
+from combiner.outbox import Outbox
 from combiner.ports import StateUnavailable
 from combiner.statuses import TEXT_CHARS, Statuses
 
@@ -102,3 +103,26 @@ async def test_a_status_is_kept_short_and_in_words(back: Any) -> None:
     [entry] = back.entries
     assert len(entry["status"]) == TEXT_CHARS
     assert (entry["client"], entry["level"], entry["type"]) == ("a", "WARNING", "MODEL_UPDATE")
+
+
+async def test_one_client_does_not_push_out_the_statuses_of_others(back: Any) -> None:
+    statuses = Statuses(back, limit=10)
+    back.away = True
+    statuses.note("quiet", status("Q"), ERAS["0.5"])
+    for number in range(1000):
+        statuses.note("loud", status(f"{number}"), ERAS["0.5"])
+    statuses.note("late", status("L"), ERAS["0.5"])
+    await statuses._flush()
+    back.away = False
+    await statuses._flush()
+    assert [entry["status"] for entry in back.entries] == ["Q", *(f"{n}" for n in range(992, 1000)), "L"]
+    assert statuses.dropped == 992
+
+
+async def test_an_outbox_is_bounded_in_characters_too(back: Any) -> None:
+    outbox: Outbox[Any] = Outbox(back.statuses, batch=100, limit=100, limit_chars=500)
+    for number in range(20):
+        outbox._put(f"c{number % 4}", {"n": number}, 99)
+    assert outbox.dropped == 15
+    await outbox._flush()
+    assert len(back.entries) == 5

@@ -12,6 +12,7 @@ from combiner.domain.types import Reason
 from combiner.domain.updates import TaskRef, UpdateMeta
 from combiner.inbox import ANSWER_CHARS, AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import Received, StateUnavailable, Verdict
+from combiner.replay import CONCURRENCY, OVERHEAD, Bounds
 
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
 
@@ -29,6 +30,7 @@ class Back:
         self.sizes: dict[str, int] = {}
         self.verdict = Received(Verdict.RECEIVED, "j1")
         self.bug: Exception | None = None
+        self.attempts = 0
         self.steps: list[tuple[str, dict[str, Any]]] = []
         self.counted: list[tuple[str, str]] = []
         self._changed = asyncio.Event()
@@ -36,6 +38,7 @@ class Back:
     async def _step(self, name: str, fields: dict[str, Any]) -> Received:
         if self.bug is not None:
             raise self.bug
+        self.attempts += 1
         if self.away:
             raise StateUnavailable("away")
         self.steps.append((name, fields))
@@ -88,9 +91,13 @@ async def inbox(back: Back) -> AsyncIterator[Inbox]:
     await made.close()
 
 
-def an_inbox(back: Back, **bounds: int) -> Inbox:
+def an_inbox(back: Back, hold: float = HOLD, **bounds: Bounds) -> Inbox:
     shared: Any = back
-    return Inbox(shared, shared, shared, update_hold_s=HOLD, answer_hold_s=HOLD, **bounds)
+    return Inbox(shared, shared, shared, update_hold_s=hold, answer_hold_s=hold, **bounds)
+
+
+def few(entries: int, *, size: int = 1 << 30, of_client: int = 8) -> Bounds:
+    return Bounds(entries, size, of_client)
 
 
 def update(client: str = "c1", update_id: str = "u1", problem: str = "") -> UpdateMessage:
@@ -192,45 +199,108 @@ async def test_a_bug_of_ours_is_no_error_to_the_client(back: Back, inbox: Inbox)
     assert len(inbox) == 0
 
 
-async def test_when_it_is_full_the_oldest_that_was_confirmed_is_given_up(back: Back) -> None:
-    inbox = an_inbox(back, limit=2)
+async def test_when_it_is_full_the_newest_of_the_client_with_the_most_goes(back: Back) -> None:
+    inbox = an_inbox(back, answers=few(4))
     back.away = True
     await inbox.answer(answer("first"))
+    for number in range(6):
+        await inbox.answer(answer("flood", f"{number}"))
     await inbox.answer(answer("second"))
-    await inbox.answer(answer("third"))
-    assert (len(inbox), inbox.given_up) == (2, 1)
+    assert (len(inbox), inbox.given_up) == (4, 4)
     back.away = False
-    await back.until_steps(2)
-    assert sorted(back.clients()) == ["second", "third"]
+    await inbox.settle(DEADLINE)
+    kept = [(fields["client"], fields["data"]) for name, fields in back.steps if name == "answer"]
+    assert sorted(kept) == [("first", "{}"), ("flood", "0"), ("flood", "1"), ("second", "{}")]
     await inbox.close()
 
 
-async def test_if_all_are_waited_for_the_oldest_is_let_go_and_its_caller_answered(back: Back) -> None:
-    shared: Any = back
-    inbox = Inbox(shared, shared, shared, limit=1, answer_hold_s=60)
+async def test_who_came_first_is_not_pushed_out_by_many_new_names(back: Back) -> None:
+    inbox = an_inbox(back, updates=few(5))
     back.away = True
-    first = asyncio.create_task(inbox.answer(answer("first")))
-    await asyncio.sleep(0)
-    second = asyncio.create_task(inbox.answer(answer("second")))
-    await asyncio.wait_for(first, DEADLINE)
+    for name in [f"honest{n}" for n in range(5)] + [f"made-up{n}" for n in range(100)]:
+        await inbox.update(update(name, name))
     back.away = False
-    await asyncio.wait_for(second, DEADLINE)
-    assert (back.clients(), inbox.given_up) == (["second"], 1)
+    await inbox.settle(DEADLINE)
+    assert sorted(fields["client"] for name, fields in back.steps if name == "refuse") == [
+        f"honest{n}" for n in range(5)
+    ]
+    await inbox.close()
+
+
+async def test_answers_do_not_push_out_updates(back: Back) -> None:
+    inbox = an_inbox(back, answers=few(2))
+    back.away = True
+    await inbox.update(update())
+    for number in range(10):
+        await inbox.answer(answer(f"c{number}"))
+    assert (len(inbox), inbox.given_up) == (3, 8)
+    await inbox.close()
+
+
+async def test_a_client_has_a_bound_of_its_own(back: Back) -> None:
+    inbox = an_inbox(back, answers=few(100, of_client=2))
+    back.away = True
+    for _ in range(10):
+        await inbox.answer(answer("flood"))
+    assert (len(inbox), inbox.given_up) == (2, 8)
+    await inbox.close()
+
+
+async def test_a_dropped_answer_is_listed_as_unrecorded_and_its_caller_told_at_once(back: Back) -> None:
+    inbox = an_inbox(back, hold=60, updates=few(1))
+    back.away = True
+    first = asyncio.create_task(inbox.update(update("first")))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(inbox.update(update("second")), DEADLINE)
+    assert not first.done()
+    back.away = False
+    await asyncio.wait_for(first, DEADLINE)
+    await inbox.settle(DEADLINE)
+    assert {(name, fields["client"], fields["job_id"]) for name, fields in back.steps} == {
+        ("refuse", "first", "j1"),
+        ("unrecorded", "second", "j1"),
+    }
+    await inbox.close()
+
+
+async def test_what_is_to_be_listed_is_bounded_too(back: Back) -> None:
+    inbox = an_inbox(back, answers=few(1), unrecorded=few(3))
+    back.away = True
+    for number in range(10):
+        await inbox.answer(answer(f"c{number}"))
+    back.away = False
+    await inbox.settle(DEADLINE)
+    assert sorted(name for name, _ in back.steps) == ["answer", *["unrecorded"] * 3]
     await inbox.close()
 
 
 async def test_their_text_is_bounded_too(back: Back) -> None:
-    inbox = an_inbox(back, limit_chars=2 * ANSWER_CHARS)
+    inbox = an_inbox(back, answers=few(100, size=2 * (ANSWER_CHARS + 2 * OVERHEAD)))
     back.away = True
     for client in ("first", "second", "third"):
         await inbox.answer(answer(client, "x" * (4 << 20)))
     assert (len(inbox), inbox.given_up) == (2, 1)
     back.away = False
-    await back.until_steps(2)
-    assert {len(fields["data"]) for _, fields in back.steps} == {ANSWER_CHARS}
     await inbox.settle(DEADLINE)
+    assert {len(fields["data"]) for name, fields in back.steps if name == "answer"} == {ANSWER_CHARS}
     await inbox.answer(answer("last", "x" * ANSWER_CHARS))
     assert inbox.given_up == 1
+    await inbox.close()
+
+
+async def test_however_many_wait_one_at_a_time_asks_a_back_end_that_is_away(back: Back) -> None:
+    inbox = an_inbox(back, hold=60)
+    back.away = True
+    waiting = [asyncio.create_task(inbox.update(update(f"c{n:04}"))) for n in range(5000)]
+    async with asyncio.timeout(DEADLINE):
+        while len(inbox) < 5000 or back.attempts < CONCURRENCY + 5:
+            await asyncio.sleep(HOLD)
+    before = back.attempts
+    assert before < 5 * CONCURRENCY
+    back.away = False
+    await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE)
+    assert back.clients() == [f"c{n:04}" for n in range(5000)], "in the order in which they came"
+    assert back.attempts - before <= 5001
     await inbox.close()
 
 

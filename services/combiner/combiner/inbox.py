@@ -2,48 +2,43 @@
 
 FEDn clients take an error as the end: an update that cannot be recorded now is held, not refused (promise 1).
 The caller is answered when the journal has it, or after `hold_s`; from then on the answer waits here until
-Redis and the store are back. Recorded in time it counts like any other; too late, its job lists the client as
-unrecorded.
+Redis and the store are back. Recorded in time it counts like any other. If it is recorded too late, or was
+dropped because too many waited, its job lists the client as unrecorded.
 
-Bound: `limit` answers are on their way at once, with `limit_chars` of text in all. When a new one would be
-too much, the oldest that nobody waits for any more is given up, or else the oldest of all; that is counted
-and logged, and a caller who still waits is answered.
+Updates and other answers wait in queues of their own, each bounded in all and for each client (`ReplayQueue`
+says which are dropped). What is to be listed as unrecorded waits in a third one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final
 
 import structlog
 
 from combiner.domain.types import Reason
 from combiner.domain.updates import TaskRef, UpdateMeta
-from combiner.ports import Received, Shared, StateUnavailable, Verdict
+from combiner.ports import Received, Shared, Verdict
+from combiner.replay import Bounds, ReplayQueue
 from combiner.rounds.meter import Meter
-from fedcombiner.modelstorage.store import (
-    ModelStore,
-    ObjectDamaged,
-    ObjectInfo,
-    ObjectKey,
-    StoreFull,
-    StoreUnavailable,
-)
-from fedcombiner.servicekit.backoff import Backoff, retry
+from fedcombiner.modelstorage.store import ModelStore, ObjectDamaged, ObjectInfo, ObjectKey
 from fedcombiner.servicekit.errors import InvalidArgument
 
 log = structlog.get_logger()
 
-UPDATE_HOLD_S = 60.0
+UPDATE_HOLD_S: Final = 60.0
 # Answers without an object behind them are small and safe in the buffer; their clients are let go sooner.
-ANSWER_HOLD_S = 2.0
+ANSWER_HOLD_S: Final = 2.0
 # The journal refuses longer answers, whatever follows here.
-ANSWER_CHARS = 64 * 1024 + 1
-BACKOFF = Backoff(initial=0.05, maximum=2.0)
-T = TypeVar("T")
-AWAY = (StateUnavailable, StoreUnavailable, StoreFull)
+ANSWER_CHARS: Final = 64 * 1024 + 1
+ID_CHARS: Final = 128
+OF_CLIENT: Final = 8  # a client trains for few jobs at once, and answers each once
+UPDATES: Final = Bounds(entries=10_000, size=32 << 20, of_client=OF_CLIENT)
+ANSWERS: Final = Bounds(entries=10_000, size=64 << 20, of_client=OF_CLIENT)
+UNRECORDED: Final = Bounds(entries=10_000, size=32 << 20, of_client=OF_CLIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +62,17 @@ class AnswerMessage:
     data: str
 
 
-@dataclass(slots=True)
-class _OnItsWay:
-    """`let_go`: the client was told OK, or went away, before the record was made."""
+@dataclass(eq=False, slots=True)
+class _Answer:
+    """`confirmed`: its caller was told that all is well, or went away, before the journal had it."""
 
     client: str
-    chars: int
-    let_go: bool = False
+    task_id: str
+    job_id: str
+    size: int
+    record: Callable[[], Awaitable[Received]]
+    listed: bool  # as unrecorded, if the journal cannot have it
+    confirmed: bool = False
 
 
 class Inbox:
@@ -83,61 +82,65 @@ class Inbox:
         store: ModelStore,
         meter: Meter,
         *,
-        limit: int = 10_000,
-        limit_chars: int = 64 << 20,
+        updates: Bounds = UPDATES,
+        answers: Bounds = ANSWERS,
+        unrecorded: Bounds = UNRECORDED,
         update_hold_s: float = UPDATE_HOLD_S,
         answer_hold_s: float = ANSWER_HOLD_S,
     ) -> None:
-        self._shared = shared
+        self._jobs = shared.jobs
         self._store = store
         self._meter = meter
-        self._limit = limit
-        self._limit_chars = limit_chars
         self._update_hold_s = update_hold_s
         self._answer_hold_s = answer_hold_s
-        self._on_their_way: dict[asyncio.Task[None], _OnItsWay] = {}  # oldest first
-        self._chars = 0
-        self.given_up = 0
+        self._updates = ReplayQueue("record update", updates)
+        self._answers = ReplayQueue("record answer", answers)
+        self._unrecorded = ReplayQueue("list as unrecorded", unrecorded)
+        self._missing: set[tuple[str, str, str]] = set()  # whose listing is queued: client, task and job
 
     def __len__(self) -> int:
         """Answers that are not recorded yet."""
-        return len(self._on_their_way)
+        return len(self._updates) + len(self._answers)
+
+    @property
+    def given_up(self) -> int:
+        """Answers that were dropped because too many waited."""
+        return self._updates.dropped + self._answers.dropped
 
     async def update(self, message: UpdateMessage) -> None:
         """Returns when the update is recorded, or after `update_hold_s`.
 
         Never raises for a back end that is away.
         """
-        answer = _OnItsWay(message.client, len(message.update_id))
+        task_id, meta = message.task_id, message.meta
+        # One more character than an id may have is as invalid as many more.
+        update_id = message.update_id[: ID_CHARS + 1]
 
-        async def unrecorded() -> None:
-            await self._add_unrecorded(message.client, message.task_id, message.meta.job_id)
+        async def record() -> Received:
+            return await self._record_update(message.client, task_id, update_id, meta)
 
-        await self._deliver(answer, lambda: self._record_update(message), unrecorded, self._update_hold_s)
+        size = sum(map(sys.getsizeof, (message.client, task_id, update_id, meta.problem)))
+        answer = _Answer(message.client, task_id, meta.job_id, size, record, listed=True)
+        await self._deliver(self._updates, answer, self._update_hold_s)
 
     async def answer(self, message: AnswerMessage) -> None:
         """Returns when the answer is recorded, or after `answer_hold_s`."""
+        client, task_id, job_id, model_id = message.client, message.task_id, message.job_id, message.model_id
         data = message.data[:ANSWER_CHARS]
 
         async def record() -> Received:
-            return await self._shared.jobs.answer(
-                client=message.client,
-                task_id=message.task_id,
-                job_id=message.job_id,
-                model_id=message.model_id,
-                data=data,
+            return await self._jobs.answer(
+                client=client, task_id=task_id, job_id=job_id, model_id=model_id, data=data
             )
 
-        async def unrecorded() -> None:
-            await self._add_unrecorded(message.client, message.task_id, message.job_id)
-
-        await self._deliver(_OnItsWay(message.client, len(data)), record, unrecorded, self._answer_hold_s)
+        answer = _Answer(client, task_id, job_id, sys.getsizeof(data), record, listed=True)
+        await self._deliver(self._answers, answer, self._answer_hold_s)
 
     async def failure(self, client: str, ref: TaskRef, detail: str) -> None:
         """The client says that it could not do a task."""
 
         async def record() -> Received:
-            await self._shared.jobs.fail_client(
+            await self._jobs.fail_client(
                 client=client,
                 task_id=ref.task_id,
                 job_id=ref.job_id,
@@ -146,29 +149,24 @@ class Inbox:
             )
             return Received(Verdict.RECEIVED)
 
-        await self._deliver(_OnItsWay(client, len(detail)), record, None, self._answer_hold_s)
+        answer = _Answer(client, ref.task_id, ref.job_id, sys.getsizeof(detail), record, listed=False)
+        await self._deliver(self._answers, answer, self._answer_hold_s)
 
-    async def _add_unrecorded(self, client: str, task_id: str, job_id: str) -> None:
-        await self._shared.jobs.add_unrecorded(client=client, task_id=task_id, job_id=job_id)
-
-    async def _record_update(self, message: UpdateMessage) -> Received:
-        jobs = self._shared.jobs
-        where = {"client": message.client, "task_id": message.task_id, "job_id": message.meta.job_id}
-        if message.meta.problem:
-            return await jobs.refuse(**where, reason=Reason.NUM_EXAMPLES, detail=message.meta.problem)
-        info = await self._uploaded(message.update_id)
+    async def _record_update(self, client: str, task_id: str, update_id: str, meta: UpdateMeta) -> Received:
+        where = {"client": client, "task_id": task_id, "job_id": meta.job_id}
+        if meta.problem:
+            return await self._jobs.refuse(**where, reason=Reason.NUM_EXAMPLES, detail=meta.problem)
+        info = await self._uploaded(update_id)
         if info is None:
-            return await jobs.refuse(
+            shown = update_id[:ID_CHARS]
+            return await self._jobs.refuse(
                 **where,
                 reason=Reason.NOT_UPLOADED,
-                detail=f"no complete upload named {message.update_id[:128]!r}",
-                update_id=message.update_id[:128],
+                detail=f"no complete upload named {shown!r}",
+                update_id=shown,
             )
-        return await jobs.receive(
-            **where,
-            update_id=message.update_id,
-            num_examples=message.meta.num_examples,
-            empty=info.size == 0,
+        return await self._jobs.receive(
+            **where, update_id=update_id, num_examples=meta.num_examples, empty=info.size == 0
         )
 
     async def _uploaded(self, update_id: str) -> ObjectInfo | None:
@@ -181,80 +179,52 @@ class Inbox:
         except ObjectDamaged:
             return None
 
-    async def _deliver(
-        self,
-        answer: _OnItsWay,
-        record: Callable[[], Awaitable[Received]],
-        unrecorded: Callable[[], Awaitable[None]] | None,
-        hold_s: float,
-    ) -> None:
-        self._make_room(answer.chars)
-        task = asyncio.create_task(
-            self._until_recorded(answer, record, unrecorded), name=f"record answer of {answer.client}"
+    async def _deliver(self, queue: ReplayQueue, answer: _Answer, hold_s: float) -> None:
+        done = queue.put(
+            answer.client,
+            answer.size,
+            lambda: self._record(answer),
+            dropped=lambda: self._list_unrecorded(answer),
         )
-        self._on_their_way[task] = answer
-        self._chars += answer.chars
-        task.add_done_callback(self._done)
         try:
-            done, _ = await asyncio.wait([task], timeout=hold_s)
+            finished, _ = await asyncio.wait([done], timeout=hold_s)
         except asyncio.CancelledError:
-            answer.let_go = True
+            answer.confirmed = True
             raise
-        if not done:
-            answer.let_go = True
+        if not finished:
+            answer.confirmed = True
             log.warning("answer is confirmed but not recorded yet", client=answer.client, held_s=hold_s)
 
-    async def _until_recorded(
-        self,
-        answer: _OnItsWay,
-        record: Callable[[], Awaitable[Received]],
-        unrecorded: Callable[[], Awaitable[None]] | None,
-    ) -> None:
-        received = await _until_back(record)
+    async def _record(self, answer: _Answer) -> None:
+        received = await answer.record()
         if received.verdict is Verdict.REJECTED:
             log.info("answer rejected", reason=received.reason, job_id=received.job_id)
-            if answer.let_go and received.reason == Reason.LATE and unrecorded is not None:
-                await _until_back(unrecorded)
+            if answer.confirmed and received.reason == Reason.LATE:
+                self._list_unrecorded(answer)
         self._meter.update(received.verdict, received.reason)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        client = self._forget(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an answer could not be recorded", client=client, exc_info=error)
+    def _list_unrecorded(self, answer: _Answer) -> None:
+        client, task_id, job_id = missing = (answer.client, answer.task_id, answer.job_id)
+        if not answer.listed or missing in self._missing:
+            return
 
-    def _forget(self, task: asyncio.Task[None]) -> str:
-        """Whose answer it was; empty if it is forgotten already."""
-        answer = self._on_their_way.pop(task, None)
-        if answer is None:
-            return ""
-        self._chars -= answer.chars
-        return answer.client
+        async def listed() -> None:
+            await self._jobs.add_unrecorded(client=client, task_id=task_id, job_id=job_id)
+            self._missing.discard(missing)
 
-    def _make_room(self, chars: int) -> None:
-        while self._on_their_way and not self._has_room(chars):
-            let_go = (task for task, answer in self._on_their_way.items() if answer.let_go)
-            oldest = next(let_go, next(iter(self._on_their_way)))
-            oldest.cancel()
-            self.given_up += 1
-            log.error("answer given up: too many wait for a back end", client=self._forget(oldest))
-
-    def _has_room(self, chars: int) -> bool:
-        return len(self._on_their_way) < self._limit and self._chars + chars <= self._limit_chars
+        self._missing.add(missing)
+        size = sum(map(sys.getsizeof, missing))
+        self._unrecorded.put(client, size, listed, dropped=lambda: self._missing.discard(missing))
 
     async def settle(self, timeout: float) -> None:
         """Wait for what is on its way, at most `timeout` seconds."""
-        if self._on_their_way:
-            await asyncio.wait(set(self._on_their_way), timeout=timeout)
+        async with asyncio.TaskGroup() as group:
+            for queue in (self._updates, self._answers, self._unrecorded):
+                group.create_task(queue.settle(timeout))
 
     async def close(self) -> None:
         """Give up what is still on its way: it is lost with the process."""
-        tasks = set(self._on_their_way)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            log.error("answers are lost that could not be recorded in time", answers=len(tasks))
-            await asyncio.wait(tasks)
-
-
-async def _until_back(step: Callable[[], Awaitable[T]]) -> T:
-    return await retry(step, on=AWAY, timeout=None, backoff=BACKOFF)
+        lost = await self._updates.close() + await self._answers.close()
+        await self._unrecorded.close()
+        if lost:
+            log.error("answers are lost that could not be recorded in time", answers=lost)

@@ -268,7 +268,7 @@ class Jobs(Protocol):
         """End a queued or running job as CANCELLED, at once. An ended one stays as it is."""
 
     async def add_unrecorded(self, *, client: str, task_id: str, job_id: str) -> None:
-        """An answer that was confirmed but could not be recorded in time (promise 1)."""
+        """An answer that was confirmed, but was dropped or could not be recorded in time (promise 1)."""
 
     async def counts(self) -> Mapping[str, int]:
         """Jobs by state: QUEUED and RUNNING."""

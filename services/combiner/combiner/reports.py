@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 
 from combiner.outbox import Outbox
 from combiner.ports import Report, ReportKind, Reports
@@ -16,6 +16,8 @@ NAMES_MAX = 32  # of one message
 NAME_CHARS = 64
 TEXT_CHARS = 256
 FRESH_S = 30.0  # clients tell every 5 s
+SUMMED = ("cpu_usage", "memory_usage")
+"""The telemetry of which `ClientReports` knows the mean and the highest value."""
 
 
 class ClientReports(Outbox[Report]):
@@ -34,18 +36,19 @@ class ClientReports(Outbox[Report]):
             return
         if report.kind is ReportKind.TELEMETRY:
             self._hold(report)
-        self._put(report)
+        self._put(report.client, report, sum(map(len, chain(*report.values.items()))))
 
     def _hold(self, report: Report) -> None:
+        told = {name: float(text) for name, text in report.values.items() if name in SUMMED}
+        if not told:
+            return
         before = self._newest.pop(report.client, (0.0, {}))[1]
-        values = {name: float(text) for name, text in report.values.items()}
-        known = {**before, **values} if len(before) < NAMES_MAX else values
-        self._newest[report.client] = (self._clock(), known)
+        self._newest[report.client] = (self._clock(), {**before, **told})
         while len(self._newest) > self._limit:
             del self._newest[next(iter(self._newest))]
 
     def mean(self, name: str) -> float:
-        """Over the clients that told it lately at this replica; NaN if none did."""
+        """Of one of `SUMMED`, over the clients that told it lately at this replica; NaN if none did."""
         values = self._fresh(name)
         return sum(values) / len(values) if values else math.nan
 

@@ -18,13 +18,12 @@ class Statuses(Outbox[Mapping[str, str]]):
         super().__init__(shared_log.statuses, batch=BATCH, limit=limit)
 
     def note(self, client: str, status: fedn_pb2.Status, era: Era) -> None:
-        self._put(
-            {
-                "client": client,
-                "status": status.status[:TEXT_CHARS],
-                "level": fedn_pb2.LogLevel.Name(era.read_log_level(status.log_level)),
-                "type": fedn_pb2.StatusType.Name(status.type)
-                if status.type in fedn_pb2.StatusType.values()
-                else "",
-            }
-        )
+        entry = {
+            "client": client,
+            "status": status.status[:TEXT_CHARS],
+            "level": fedn_pb2.LogLevel.Name(era.read_log_level(status.log_level)),
+            "type": fedn_pb2.StatusType.Name(status.type)
+            if status.type in fedn_pb2.StatusType.values()
+            else "",
+        }
+        self._put(client, entry, len(entry["status"]))

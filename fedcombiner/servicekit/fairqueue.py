@@ -1,0 +1,86 @@
+"""A queue that many owners fill, and that knows who holds the most."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False, slots=True)
+class Entry(Generic[T]):
+    owner: str
+    item: T
+    size: int
+
+
+class FairQueue(Generic[T]):
+    """Entries in the order in which they were added. It has no bound of its own: whoever adds takes entries
+    of the `heaviest` owner out until the rest fits, so that no owner can push out another's.
+
+    Every operation takes constant time, whatever the number of owners and entries.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._entries: OrderedDict[Entry[T], None] = OrderedDict()
+        self._of: dict[str, OrderedDict[Entry[T], None]] = {}
+        self._sizes: dict[str, int] = {}
+        # Owners by the bit length of their size; in each class, the owner that grew last comes last.
+        self._classes: dict[int, OrderedDict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(self._entries)
+
+    def __contains__(self, entry: Entry[T]) -> bool:
+        return entry in self._entries
+
+    def add(self, owner: str, item: T, size: int = 1) -> Entry[T]:
+        """Append; `size` is at least 1."""
+        entry = Entry(owner, item, size)
+        self._entries[entry] = None
+        self._of.setdefault(owner, OrderedDict())[entry] = None
+        self._resize(owner, size)
+        return entry
+
+    def remove(self, entry: Entry[T]) -> None:
+        del self._entries[entry]
+        of_owner = self._of[entry.owner]
+        del of_owner[entry]
+        if not of_owner:
+            del self._of[entry.owner]
+        self._resize(entry.owner, -entry.size)
+
+    def number_of(self, owner: str) -> int:
+        return len(self._of.get(owner, ()))
+
+    def oldest_of(self, owner: str) -> Entry[T]:
+        return next(iter(self._of[owner]))
+
+    def newest_of(self, owner: str) -> Entry[T]:
+        return next(reversed(self._of[owner]))
+
+    def heaviest(self) -> str:
+        """The owner whose entries are the largest in all, to within a factor of two.
+
+        Of equal ones it is the one that grew last: newcomers never displace those who were there.
+        """
+        return next(reversed(self._classes[max(self._classes)]))
+
+    def _resize(self, owner: str, change: int) -> None:
+        self.size += change
+        before = self._sizes.pop(owner, 0)
+        if before:
+            was = self._classes[before.bit_length()]
+            del was[owner]
+            if not was:
+                del self._classes[before.bit_length()]
+        if after := before + change:
+            self._sizes[owner] = after
+            self._classes.setdefault(after.bit_length(), OrderedDict())[owner] = None
