@@ -196,3 +196,23 @@ def test_every_session_ends(rounds: int, max_failed: int, validate: bool, fates:
         assert step.session.state is State.FAILED
         assert "as it happens" in step.session.reason
         assert len(made) < rounds
+
+
+def test_an_id_used_again_has_jobs_of_its_own():
+    conf = config()
+    first, second = (next_step(a_session(created_ms=created), conf, None).job for created in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first.job_id != second.job_id
+
+
+def test_a_session_goes_on_from_a_job_whose_id_was_made_by_another_release():
+    """Only the record says which job is the session's."""
+    conf = config()
+    begun = next_step(a_session(created_ms=7), conf, None)
+    assert begun.job is not None
+    theirs = replace(begun.job, job_id="made-by-another-release")
+    step = next_step(replace(begun.session, current_job_id=theirs.job_id), conf, ended(theirs))
+    assert step.session.results[0].job_id == theirs.job_id
+    assert step.job is not None
+    assert step.job.kind is Kind.VALIDATION

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from combiner.domain.leases import OutageGuard
 from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, SchemaTooNew, StateUnavailable
+from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import Feed
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.worker import Worker
@@ -37,6 +38,8 @@ class Book:
         self.released: list[str] = []
         self.forgotten: list[str] = []
         self.renewals = 0
+        self.clock_ahead_s = 0.0
+        self.log = self
         self.claiming: asyncio.Event | None = None
         self.changed = asyncio.Event()
 
@@ -83,6 +86,9 @@ class Book:
         view = self.views.get(lease.work)
         return view is not None and (view.owner, view.token) == (replica, lease.token)
 
+    async def now_ms(self) -> int:
+        return round((self.clock.now + self.clock_ahead_s) * 1000)
+
     async def take_over(self, seen: LeaseView, replica: str) -> Lease | None:
         self._changed()
         return self.give(seen.work, replica) if self.views.get(seen.work) == seen else None
@@ -115,6 +121,7 @@ class Bench:
         self.thread_ends.set()
         ports: Any = self.book
         self.feed = Feed(ports)
+        self.shared_clock = SharedClock(ports, self.clock)
         self.worker = Worker(
             ME,
             ports,
@@ -122,6 +129,7 @@ class Bench:
             {"job": self._run, "session": self._run},
             self.guard,
             Trouble(self.clock),
+            self.shared_clock,
             lease_window=WINDOW,
             monotonic=self.clock,
         )
@@ -261,6 +269,14 @@ async def test_looks_that_took_too_long_blame_nobody() -> None:
         bench.say("released")
         await bench.until(lambda: bench.book.renewals > 20, "many looks")
         assert bench.worker.works == 0
+
+
+async def test_each_healthy_look_follows_the_clock_of_redis() -> None:
+    async with working() as bench:
+        bench.book.clock_ahead_s = 3600.0
+        await bench.look()
+        await bench.until(lambda: bench.shared_clock.steps == 1, "the step")
+        assert bench.shared_clock.now() == pytest.approx(bench.clock.now + 3600.0)
 
 
 async def test_state_of_a_newer_version_ends_the_worker_and_says_why() -> None:

@@ -130,12 +130,13 @@ class CombinerApp:
         specs = Specs(store)
         self.catalog = Catalog(shared.models, store, specs, settings.max_model_bytes)
         self._workshop = Workshop(self._scratch.directory, settings.fold_slots)
+        clock = SharedClock(shared.log)
         tools = Tools(
             shared,
             store,
             specs,
             self.feed,
-            SharedClock(shared.log),
+            clock,
             self._workshop,
             guard,
             self._trouble,
@@ -149,6 +150,7 @@ class CombinerApp:
             {"job": JobRunner(tools), "session": SessionRunner(shared, self.feed)},
             guard,
             self._trouble,
+            clock,
             lease_window=windows.lease,
         )
         self.feed.listen(self._on_event)

@@ -112,7 +112,7 @@ def _end(session: Session, state: State, reason: str) -> Step:
 
 def _train(session: Session, config: SessionConfig, number: int) -> Step:
     session = replace(session, state=State.RUNNING, round=number)
-    attempt = 1 + sum(result.round_id == str(number) for result in session.results)
+    attempt = 1 + session.failed_in_a_row  # all of them in this round: the next one follows a success
     # As FEDn has it: to the clients each training job is one round.
     return _submit(session, _new_job(session, config, Kind.TRAINING, attempt, {"rounds": "1"}))
 
@@ -138,8 +138,10 @@ def _new_job(
         "session_id": session.session_id,
         "attempt": str(attempt),
     }
+    # A session that had this id before may have left jobs behind: it was created at another time.
+    job_name = f"{session.session_id}/{session.created_ms}/{round_id}/{attempt}/{kind}"
     return NewJob(
-        job_id=str(uuid5(_JOB_IDS, f"{session.session_id}/{round_id}/{attempt}/{kind}")),
+        job_id=str(uuid5(_JOB_IDS, job_name)),
         session_id=session.session_id,
         kind=kind,
         round_id=round_id,

@@ -54,6 +54,7 @@ class Collector:
         self._guard = guard
         self._trouble = trouble
         self._lease = lease
+        self._clock_steps = clock.steps
         self._has_looked = False  # for trouble, since the events at hand were read
 
     def begin(self) -> None:
@@ -74,6 +75,11 @@ class Collector:
             self._events.wake.clear()
             judging.check()
             await self._apply_events()
+            if self._clock_steps != self._clock.steps:
+                # The policy compares times of before with those of after: they say nothing of the clients.
+                self._clock_steps = self._clock.steps
+                next_look = self._clock.now()
+                await self._read_again()
             decision = self._policy.decide(now := self._clock.now())
             if isinstance(decision, Close):
                 return decision.why

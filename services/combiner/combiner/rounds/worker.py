@@ -4,7 +4,7 @@ left behind.
 Two loops and one task for each piece of work:
 - the claim loop sleeps until the log says that something was queued or ended;
 - the renew loop, eight times in a lease window, whenever something was released and in the moment in which a
-  silent lease lapses, renews all leases in one step and watches those of the others.
+  silent lease lapses, renews all leases in one step, watches those of the others and looks at Redis's clock.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import structlog
 
 from combiner.domain.leases import LEASE_WINDOW, LeaseWatch, OutageGuard
 from combiner.ports import Ended, Event, Lease, LeaseLost, LeaseView, SchemaTooNew, Shared, StateUnavailable
+from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Feed
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import woken
@@ -45,6 +46,7 @@ class Worker:
         run: Mapping[str, Run],
         guard: OutageGuard,
         trouble: Trouble,
+        clock: SharedClock,
         *,
         lease_window: float = LEASE_WINDOW,
         monotonic: Callable[[], float] = time.monotonic,
@@ -54,6 +56,7 @@ class Worker:
         self._run = run
         self._guard = guard
         self._trouble = trouble
+        self._clock = clock
         self._renew_every = lease_window / 8
         # A look that took longer says nothing about others: Redis or this process was held up. Two that took
         # just as long, the holder's and ours, with the pauses between, are still less than a window.
@@ -208,10 +211,13 @@ class Worker:
         after = self._monotonic()
         for lease in lost:
             self._drop(lease)
-        lapsed = self._look(views, healthy=after - before < self._healthy_look)
+        healthy = after - before < self._healthy_look
+        lapsed = self._look(views, healthy=healthy)
         # And what is ours by the book, while the reply that said so never came.
         for view in [*lapsed, *(view for view in views if view.owner == self._replica)]:
             await self._inherit(view)
+        if healthy:
+            await self._clock.sync()
 
     def _look(self, views: list[LeaseView], *, healthy: bool) -> list[LeaseView]:
         """Note a look at all leases; returns those that have lapsed."""
