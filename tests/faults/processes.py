@@ -39,9 +39,9 @@ class Program:
         place: Path | None = None,
     ) -> None:
         self.name = name
-        self._place = place
+        self.place = place  # of its next start
         self._argv = argv
-        self._log = directory / f"{name}.log"
+        self.log = directory / f"{name}.log"
         self._ready_at = ready_at
         self.env = {**os.environ, **(env or {})}  # of its next start
         self._process: asyncio.subprocess.Process | None = None
@@ -57,12 +57,12 @@ class Program:
 
     async def start(self) -> None:
         """Returns as soon as the process exists."""
-        with self._log.open("ab") as output:
+        with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())),
                 *self._argv,
                 env=self.env,
-                cwd=self._place,
+                cwd=self.place,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -75,11 +75,11 @@ class Program:
             try:
                 async with asyncio.timeout(READY_S):
                     while not await self._answers(http):
-                        assert self.alive, f"{self.name} ended: see {self._log}"
+                        assert self.alive, f"{self.name} ended: see {self.log}"
                         await asyncio.sleep(0.05)
             except TimeoutError:
                 raise AssertionError(
-                    f"{self.name} was not ready after {READY_S:g} s: see {self._log}"
+                    f"{self.name} was not ready after {READY_S:g} s: see {self.log}"
                 ) from None
 
     async def never_ready(self) -> int:
@@ -88,10 +88,10 @@ class Program:
             try:
                 async with asyncio.timeout(READY_S):
                     while self.alive:
-                        assert not await self._answers(http), f"{self.name} is ready: see {self._log}"
+                        assert not await self._answers(http), f"{self.name} is ready: see {self.log}"
                         await asyncio.sleep(0.02)
             except TimeoutError:
-                raise AssertionError(f"{self.name} goes on after {READY_S:g} s: see {self._log}") from None
+                raise AssertionError(f"{self.name} goes on after {READY_S:g} s: see {self.log}") from None
         return await self.ended()
 
     async def _answers(self, http: httpx.AsyncClient) -> bool:

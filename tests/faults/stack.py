@@ -40,7 +40,7 @@ from tests.faults.wires import Wire
 
 ROOT: Final = Path(__file__).parents[2]
 # First on the path, so that a copy of the source tests itself.
-SOURCES: Final = (ROOT, ROOT / "services" / "combiner", ROOT / "services" / "modelstore")
+PACKAGES: Final = ("", "services/combiner", "services/modelstore", "services/discovery-mock")
 GATEWAY_CONFIG: Final = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 BUCKET: Final = "faults"
 ADMIN: Final = User("root-user", "root-secret")
@@ -58,6 +58,11 @@ def haproxy_binary() -> str | None:
     return shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
+def path_to(source: Path) -> Mapping[str, str]:
+    """The environment in which Python finds the packages of this tree before any that are installed."""
+    return {"PYTHONPATH": os.pathsep.join(str(source / package) for package in PACKAGES)}
+
+
 def programs() -> frozenset[str]:
     """What can fail here, besides the combiners and Redis."""
     found = {"store": minio_binary(), "gateway": haproxy_binary(), "modelstore": haproxy_binary()}
@@ -66,6 +71,10 @@ def programs() -> frozenset[str]:
 
 class Stack:
     """Use as `async with`: everything is up inside, and nothing is left of it outside.
+
+    `settings` are added to those of the services. `minio` false: models are in a directory even where there
+    is a MinIO. Redis and the directory begin with what is in `redis/` and `models/` of `directory`. `source`
+    is the root of the tree whose services run.
 
     Attributes:
         programs: by name; `store` only where MinIO is.
@@ -76,7 +85,11 @@ class Stack:
 
     prefix = "fc-faults-"  # of its directory's name
 
-    def __init__(self) -> None:
+    def __init__(
+        self, settings: Mapping[str, str] | None = None, *, minio: bool = True, source: Path = ROOT
+    ) -> None:
+        self._settings = settings or {}
+        self._source = source
         self.directory = Path(tempfile.mkdtemp(prefix=self.prefix, dir="/tmp"))
         self.conductor = Conductor(self.directory / "conductor")
         self.programs: dict[str, Program] = {}
@@ -86,7 +99,7 @@ class Stack:
         self._modelstores = ""
         self.gateway_operations = free_address()
         self._redis = free_address()
-        self._minio = free_address() if minio_binary() else ""
+        self._minio = free_address() if minio and minio_binary() else ""
 
     @property
     def state(self) -> redis.asyncio.Redis:
@@ -163,7 +176,7 @@ class Stack:
     def _redis_program(self) -> Program:
         host, _, port = self._redis.rpartition(":")
         directory = self.directory / "redis"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         options = DURABILITY | {"bind": host, "port": port, "dir": str(directory)}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         return RedisProgram("redis", [str(get_binary_path()), *words], self.directory, self._redis)
@@ -201,6 +214,7 @@ class Stack:
                 self.directory,
                 f"http://{health}/readyz",
                 await self._environment(name, role, port, health),
+                place=self._source,
             )
         )
         key = name.upper().replace("-", "_")
@@ -216,11 +230,13 @@ class Stack:
             "SCRATCH": str(self.directory / "scratch"),
             "DATA": str(self.directory / "models"),
             SOCKET: str(self.directory / "conductor"),
-            "PYTHONPATH": os.pathsep.join(map(str, SOURCES)),
+            **path_to(self._source),
+            **self._settings,
         }
         if role == "combiner":
             made[WITH_MODELS] = "" if haproxy_binary() else "yes"
             made["MODELSTORES"] = self._modelstores
+        if role == "combiner" or "OPERATOR_TOKEN" in self._settings:  # where the tokens are
             made["REDIS_URL"] = f"redis://{await self._wire(self._redis, name, 'redis')}/0"
         if self._minio:
             # A combiner that has to be a modelstore, too, needs more than its own rights.

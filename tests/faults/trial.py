@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import numpy as np
 import psutil
+import redis.asyncio
 
 from fedcombiner.client.operator import OperatorClient
 from fedcombiner.client.transfer import download_bytes
@@ -109,9 +110,13 @@ class Trial:
     """
 
     def __init__(
-        self, patience: float = SESSION_S, count: Count | None = None, worker: type[Worker] = Worker
+        self,
+        patience: float = SESSION_S,
+        count: Count | None = None,
+        worker: type[Worker] = Worker,
+        stack: Stack | None = None,
     ) -> None:
-        self.stack = Stack()
+        self.stack = stack or Stack()
         self._worker = worker
         self.count = count or Count()
         self._patience = patience
@@ -280,13 +285,19 @@ class Trial:
 
     async def _verify_nothing_is_left(self) -> None:
         async with self.stack.state as state:
-            tasks = [key async for key in state.scan_iter("fc:tasks:*", count=1000)]
-            running = [*await state.smembers("fc:running:job"), *await state.smembers("fc:running:session")]
-            leases = [work for work in await state.hkeys("fc:leases") if not work.startswith("replica:")]
-        assert not [*tasks, *running, *leases], f"left in Redis: {tasks} {running} {leases}"
+            left = await left_in(state)
+        assert not left, f"left in Redis: {left}"
         ours = {program.pid for program in self.stack.programs.values() if program.alive}
         found = {child.pid for child in psutil.Process().children() if child.is_running()}
         assert ours <= found, f"processes that are gone: {ours - found}"
+
+
+async def left_in(state: redis.asyncio.Redis) -> list[str]:
+    """Tasks, running jobs and sessions, and their leases."""
+    tasks = [key async for key in state.scan_iter("fc:tasks:*", count=1000)]
+    running = [*await state.smembers("fc:running:job"), *await state.smembers("fc:running:session")]
+    leases = [work for work in await state.hkeys("fc:leases") if not work.startswith("replica:")]
+    return [*tasks, *running, *leases]
 
 
 def _shares_in(aggregate: bytes) -> list[float]:

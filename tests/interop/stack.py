@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from fedcombiner.client.packages import PackagesClient
 from fedcombiner.packages.archive import PackageLimits
 from fedcombiner.packages.packing import pack
 from tests.faults.processes import Program, free_address
-from tests.faults.stack import ROOT, SOURCES, Stack, haproxy_binary
+from tests.faults.stack import ROOT, Stack, haproxy_binary, path_to
 from tests.faults.wires import Wire
 from tests.interop.taps import GrpcTap, HttpTap
 
@@ -70,7 +69,7 @@ class InteropStack(Stack):
             "METRICS_PORT": health.rpartition(":")[2],
             "DATA": str(self.directory / "packages"),
             "SCRATCH": str(self.directory / "scratch-packages"),
-            "PYTHONPATH": os.pathsep.join(map(str, (*SOURCES, ROOT / "services" / "discovery-mock"))),
+            **path_to(ROOT),
         }
         argv = [sys.executable, "-m", "discovery_mock"]
         return Program("discovery", argv, self.directory, f"http://{health}/readyz", env)
