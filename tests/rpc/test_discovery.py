@@ -93,7 +93,10 @@ async def test_a_full_combiner_gets_nobody(discovery: Discovery):
         assert (answer.status_code, answer.json()["message"]) == (203, said)
     await discovery.announce(combiner_id="a", load={**full, "active-clients": 4})
     assert (await discovery.assign()).status_code == 200
-    assert (await discovery.assign(client_id="another")).status_code == 203
+    another = await discovery.assign(client_id="another")
+    assert another.status_code == 200, "a name that was asked for is no proof of a client"
+    await discovery.announce(combiner_id="a", load=full)
+    assert (await discovery.assign(client_id="third")).status_code == 203
 
 
 async def test_announcing_again_moves_a_combiner(discovery: Discovery):

@@ -66,8 +66,10 @@ def test_a_full_one_is_left_out_whoever_prefers_it(registry: CombinerRegistry) -
     registry.announce(combiner("large", 5, 100))
     assert chosen(registry, "c1") == "small"
     assert chosen(registry, "c1") == "small", "who has the last place keeps it"
-    assert chosen(registry, "c2") == "large"
+    assert chosen(registry, "c2") == "large", "small may be full by now"
+    registry.announce(combiner("small", 2, 2))
     assert chosen(registry, "c2", "small") is None
+    assert chosen(registry, "c2") == "large"
     assert chosen(registry, "c3", "unknown") is None
 
 
@@ -82,14 +84,25 @@ def test_the_silent_are_forgotten(registry: CombinerRegistry, clock: Clock) -> N
     assert registry.announce(combiner("a")), "it is new again"
 
 
-def test_of_the_expected_the_oldest_are_forgotten(
+def test_made_up_names_use_up_no_room(registry: CombinerRegistry) -> None:
+    registry.announce(combiner("a", 3, 10_000))
+    for i in range(20_000):
+        registry.choose(f"made-up{i}", sender="198.51.100.1")
+    assert chosen(registry, "honest") == "a"
+
+
+def test_of_the_expected_the_oldest_of_the_busiest_sender_are_forgotten(
     registry: CombinerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("discovery_mock.registry.MAX_EXPECTED", 3)
     registry.announce(combiner("a"))
+    registry.announce(combiner("b", 5))
+    registry.choose("honest", sender="192.0.2.1")
     for i in range(10):
-        registry.choose(f"c{i}")
+        registry.choose(f"c{i}", "a", sender="198.51.100.1")
     assert registry.load("a") == 3
+    assert chosen(registry, "honest", "b") == "b"
+    assert registry.load("a") == 2, "the honest one was still among them"
 
 
 class Witness:

@@ -66,7 +66,11 @@ class ClientDesk:
             sender.check_client(client.name)
         package = client.package or self._package
         missing = await self._missing(package)
-        combiner = None if missing else self._registry.choose(client.name, client.preferred_combiner)
+        combiner = (
+            None
+            if missing
+            else self._registry.choose(client.name, client.preferred_combiner, _sender(request))
+        )
         if combiner is None:
             # FEDn says 400 to some of these, and its clients exit: a restart would lose them all.
             return TRY_LATER, not_yet(missing or self._why_none(client), package)
@@ -97,6 +101,14 @@ class ClientDesk:
             there = self._registry.find(preferred)
             return f"Combiner {preferred} {'has no room now' if there else 'is not available yet'}."
         return f"No combiner {'has room now' if self._registry.live() else 'is available yet'}."
+
+
+def _sender(request: Request) -> str:
+    """Who asks: by its token, else by its address."""
+    token = admitted(request.scope)
+    if token is not None:
+        return token.key
+    return request.client.host if request.client else ""
 
 
 def _is_android(request: Request) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from fedcombiner.servicekit.fairqueue import Entry, FairQueue
+
 MAX_COMBINERS = 1000
 MAX_EXPECTED = 10_000
 # By then a client that was sent to a combiner is one of its active clients, or has gone elsewhere.
@@ -36,24 +38,59 @@ class RegistryFull(Exception):
     """MAX_COMBINERS are there already."""
 
 
+class _Expected:
+    """Clients that were sent to a combiner and are not in the number that it announces yet.
+
+    Beyond MAX_EXPECTED, the oldest of the sender that named the most is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, Entry[tuple[str, float]]] = {}
+        self._queue: FairQueue[tuple[str, float]] = FairQueue()  # each with the time when it was sent
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __contains__(self, client: str) -> bool:
+        return client in self._clients
+
+    def add(self, client: str, sender: str, now: float) -> None:
+        self.discard(client)
+        self._clients[client] = self._queue.add(sender, (client, now))
+        if len(self._queue) > MAX_EXPECTED:
+            oldest, _ = self._queue.oldest_of(self._queue.heaviest()).item
+            self.discard(oldest)
+
+    def discard(self, client: str) -> None:
+        entry = self._clients.pop(client, None)
+        if entry is not None:
+            self._queue.remove(entry)
+
+    def discard_sent_before(self, moment: float) -> None:
+        arrived = [client for client, sent in (entry.item for entry in self._queue) if sent <= moment]
+        for client in arrived:
+            self.discard(client)
+
+
 @dataclass(slots=True)
 class _Entry:
     combiner: Combiner
     heard: float
     active: int
-    expected: dict[str, float] = field(default_factory=dict)  # client -> when it was sent here, oldest first
+    expected: _Expected = field(default_factory=_Expected)
 
     def load(self, without: str) -> int:
         return self.active + len(self.expected) - (without in self.expected)
 
-    def has_room(self, without: str) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """By what it announced alone: names that somebody asked for are no proof of clients."""
         limit = self.combiner.max_clients
-        return limit is None or self.load(without) < limit
+        return limit is not None and self.active >= limit
 
-    def expect(self, client: str, now: float) -> None:
-        self.expected[client] = now
-        if len(self.expected) > MAX_EXPECTED:
-            del self.expected[next(iter(self.expected))]
+    def may_be_full(self, without: str) -> bool:
+        limit = self.combiner.max_clients
+        return limit is not None and self.load(without) >= limit
 
     def hear(self, combiner: Combiner, now: float) -> None:
         """Those sent here some time ago are in the number that it announces now, if it knows one."""
@@ -61,17 +98,15 @@ class _Entry:
         if combiner.active_clients is None:
             return
         self.active = combiner.active_clients
-        arrived = [client for client, sent in self.expected.items() if sent <= now - ARRIVES_S]
-        for client in arrived:
-            del self.expected[client]
+        self.expected.discard_sent_before(now - ARRIVES_S)
 
 
 class CombinerRegistry:
     """Combiners that have announced themselves within the last `ttl` seconds.
 
     A combiner of several replicas announces under one name, from each of them; the last word counts. Its load
-    is the number of active clients that it announced, and of those sent to it since: 10,000 at most, then the
-    oldest are forgotten.
+    is the number of active clients that it announced, and of those sent to it since, 10,000 at most. The load
+    balances; only the announced number makes a combiner full.
     """
 
     def __init__(self, ttl: float, clock: Callable[[], float]) -> None:
@@ -91,20 +126,21 @@ class CombinerRegistry:
             self._entries[combiner.name] = _Entry(combiner, now, combiner.active_clients or 0)
         return entry is None
 
-    def choose(self, client: str, preferred: str | None = None) -> Combiner | None:
-        """The one with the least load, or the preferred one; None if there is none with room.
+    def choose(self, client: str, preferred: str | None = None, sender: str = "") -> Combiner | None:
+        """The one with the least load, or the preferred one; None if each has announced that it is full.
 
-        The same client again is not counted twice, and of equals it gets the one that came first.
+        The same client again is not counted twice, and of equals it gets the one that came first. `sender`
+        is who asks, as far as it cannot be made up.
         """
         entries = self._live()
         wanted = entries.values() if preferred is None else filter(None, [entries.get(preferred)])
-        with_room = [entry for entry in wanted if entry.has_room(client)]
+        with_room = [entry for entry in wanted if not entry.is_full or client in entry.expected]
         if not with_room:
             return None
-        chosen = min(with_room, key=lambda entry: entry.load(client))
+        chosen = min(with_room, key=lambda entry: (entry.may_be_full(client), entry.load(client)))
         for entry in entries.values():
-            entry.expected.pop(client, None)
-        chosen.expect(client, self._clock())
+            entry.expected.discard(client)
+        chosen.expected.add(client, sender, self._clock())
         return chosen.combiner
 
     def find(self, name: str) -> Combiner | None:
