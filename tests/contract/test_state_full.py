@@ -75,9 +75,10 @@ async def test_work_is_cancelled_and_ended(bench: Bench, state: RedisState) -> N
     await state.sessions.start(Session("s1", State.QUEUED, "", "m0", "m0", {"rounds": "3"}))
     with full(bench):
         await state.jobs.end(lease, State.FAILED, "because")
+        assert (await job_of(state)).state is State.FAILED
         cancelled = await state.jobs.cancel("j2", "by a person")
         session = await state.sessions.cancel("s1", "by a person")
-    assert (await job_of(state)).state is State.FAILED
+    assert await state.jobs.get("j1") is None  # retention made room
     assert cancelled is not None
     assert cancelled.state is State.CANCELLED
     assert session is not None

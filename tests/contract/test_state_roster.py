@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from combiner.adapters.state import RedisState
-from combiner.domain.types import Presence
+from combiner.domain.types import ClientState, Presence
 from combiner.ports import Stream, StreamChange, View
 
-from tests.contract.state_kit import Bench, claimed, following, listed, new_job, opened, twice
+from tests.contract.state_kit import Bench, claimed, following, job_of, listed, new_job, opened, twice
 
 
 def unseen(bench: Bench, client: str, seconds: float) -> None:
@@ -15,6 +17,10 @@ def unseen(bench: Bench, client: str, seconds: float) -> None:
     at = bench.raw.zscore(bench.key("seen"), client)
     assert at is not None
     bench.raw.zadd(bench.key("seen"), {client: at - seconds * 1000})
+
+
+async def names(state: RedisState) -> list[str]:
+    return [presence.client for presence in await listed(state.roster.list(all=True))]
 
 
 async def test_nobody_is_there_at_first(state: RedisState) -> None:
@@ -179,7 +185,7 @@ async def test_clients_unseen_for_a_week_are_forgotten(bench: Bench, state: Redi
     for number in range(1, 30):
         unseen(bench, f"c{number}", 8 * 86_400)
     await state.roster.beat({"c0": ""})  # some at each call
-    assert len(await listed(state.roster.list(all=True))) == 10
+    assert len(await listed(state.roster.list(all=True))) == 9
     await state.roster.beat({"c0": ""})
     assert [presence.client for presence in await listed(state.roster.list(all=True))] == ["c0"]
     assert bench.raw.hgetall(bench.key("eras")) == {}
@@ -209,7 +215,49 @@ async def test_a_client_that_we_cut_off_is_known_until_it_is_back(bench: Bench, 
 async def test_the_roster_is_bounded(bench: Bench) -> None:
     state = bench.state(max_roster=3)
     for number in range(5):
-        await state.roster.beat({f"c{number}": ""})
+        await state.roster.opened(bench.stream(f"c{number}"))
         unseen(bench, f"c{number}", 100 - number)
-    await state.roster.beat({"c5": ""})
-    assert [presence.client for presence in await listed(state.roster.list(all=True))] == ["c3", "c4", "c5"]
+    await state.roster.opened(bench.stream("c5"))
+    assert await names(state) == ["c3", "c4", "c5"]
+
+
+async def test_a_full_roster_takes_nobody_while_all_of_it_are_heard_of(bench: Bench) -> None:
+    state = bench.state(max_roster=2)
+    for client in ("c1", "c2", "c3"):
+        stream = Stream(f"r1:{client}", client, View.ALL, "0.6")
+        await twice(partial(state.roster.opened, stream))
+    assert await names(state) == ["c1", "c2"]
+    assert await state.roster.active(View.ALL) == ["c1", "c2"]
+    assert (await state.upkeep.memory()).names_refused == 2
+    await state.roster.closed(Stream("r1:c3", "c3", View.ALL, "0.6"), by_us=False)
+    assert not bench.raw.hexists(bench.key("subs:all"), "c3")
+
+
+async def test_names_without_a_stream_push_nobody_out(bench: Bench) -> None:
+    state = bench.state(max_roster=16)
+    for number in range(10):
+        await state.roster.opened(bench.stream(f"c{number}"))
+    made_up = {f"x{number}": "" for number in range(1000)}
+    await twice(lambda: state.roster.beat(made_up))
+    found = await names(state)
+    assert [name for name in found if name[0] == "c"] == [f"c{number}" for number in range(10)]
+    guests = [name for name in found if name[0] == "x"]
+    assert len(guests) == 2
+    assert (await state.upkeep.memory()).names_refused == 2 * 998
+    # The silent one makes room, and with a stream it is no guest any more.
+    bench.raw.zadd(bench.key("guests"), {guests[0]: 1})
+    await state.roster.beat({"late": ""})
+    await state.roster.opened(bench.stream("late"))
+    await state.roster.beat({"later": ""})
+    assert {"late", "later", guests[1]} <= set(await names(state))
+
+
+async def test_a_forgotten_client_fails_what_it_was_asked(bench: Bench) -> None:
+    state = bench.state(max_roster=1)
+    await state.roster.opened(bench.stream("c1"))
+    await opened(state, ["c1"])
+    unseen(bench, "c1", 60)
+    await state.roster.opened(bench.stream("c2"))
+    record = (await job_of(state)).clients["c1"]
+    assert (record.state, record.reason) == (ClientState.FAILED, "client_lost")
+    assert not bench.raw.exists(bench.key("tasks:c1"))

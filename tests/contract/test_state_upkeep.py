@@ -111,13 +111,15 @@ async def test_an_update_names_its_job(bench: Bench, state: RedisState) -> None:
 
 async def test_what_retention_keeps_no_longer_can_be_looked_at_before_it_goes(bench: Bench) -> None:
     state = bench.state(keep_jobs=1, keep_ms=0, keep_sessions=1, max_roster=1)
-    wide = bench.state()
+    wide = bench.state(roster_ms=2**52)
     for number in range(5):
         await wide.jobs.submit(new_job(f"j{number}"))
         await wide.jobs.cancel(f"j{number}", "")
         await wide.sessions.start(a_session(f"s{number}", "m", "m"))
         await wide.sessions.cancel(f"s{number}", "")
         await wide.roster.opened(bench.stream(f"c{number}"))
+    for number in range(4):
+        bench.raw.zadd(bench.key("seen"), {f"c{number}": number})
     now = bench.raw.time()
     await eventually("another millisecond", lambda: bench.raw.time() > (now[0], now[1] + 2000))
     assert not await wide.upkeep.expired(100)

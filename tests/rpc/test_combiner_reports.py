@@ -61,6 +61,8 @@ async def told(replica: Replica, name: str) -> pb.ClientReport:
 
 async def test_telemetry_and_attributes_are_kept_with_the_client(combiner: Replica) -> None:
     client = modern(combiner)
+    client.open("TaskStream")
+    await until_streams(combiner, 1)
     sender = client.messages.subscription.sender
     attributes = [
         fedn_pb2.AttributeElem(key="site", value="Uppsala"),
@@ -88,6 +90,8 @@ async def test_telemetry_and_attributes_are_kept_with_the_client(combiner: Repli
 
 async def test_heartbeats_of_0_24_carry_telemetry(combiner: Replica) -> None:
     client = modern(combiner)
+    client.open("TaskStream")
+    await until_streams(combiner, 1)
     client.messages.heartbeat.cpu_utilisation = 12.5
     client.messages.heartbeat.memory_utilisation = 50.0
     await client.beat()
@@ -156,16 +160,17 @@ async def test_a_session_shows_what_its_clients_told(combiner: Replica) -> None:
 
 async def test_more_names_than_are_kept_are_left_out(combiner: Replica) -> None:
     client = modern(combiner)
-    await client.beat()
+    client.open("TaskStream")
+    await until_streams(combiner, 1)
     for start in range(0, 200, 20):
         values = {f"m{number}": 1.0 for number in range(start, start + 20)}
         await client.link.combiner.SendTelemetryMessage(telemetry(client, **values), timeout=DEADLINE)
 
     async def full() -> bool:
         clients = await combiner.operator.list_clients(all=True, details=True)
-        return any(len(c.report.telemetry) == 64 for c in clients)
+        return any(len(c.report.telemetry) == 16 for c in clients)
 
-    await eventually(full, "64 names")
+    await eventually(full, "16 names")
 
 
 async def test_a_backward_pass_is_confirmed(combiner: Replica) -> None:

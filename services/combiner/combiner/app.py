@@ -46,6 +46,7 @@ from combiner.tuning import Tuning
 from combiner.upkeep.backup import Backups
 from combiner.upkeep.garbage import Garbage
 from combiner.upkeep.housekeeper import Housekeeper
+from combiner.upkeep.memory import MemoryWatch
 from combiner.upkeep.pruning import Pruning
 from fedcombiner.access.keeper import TokenKeeper
 from fedcombiner.access.policy import decide
@@ -155,6 +156,7 @@ class CombinerApp:
         )
         self.feed.listen(self._on_event)
         self._garbage = Garbage(shared, store)
+        self._memory = MemoryWatch(shared.upkeep)
         self._housekeeper = _housekeeper(settings, replica, shared, self._garbage, meter)
         self.servicers = self._servicers(settings, replica, windows, meter)
         self._watch(meter)
@@ -203,7 +205,16 @@ class CombinerApp:
         meter.watch(
             "statuses_dropped", "Status messages dropped while Redis was away.", lambda: self.statuses.dropped
         )
-
+        meter.watch(
+            "removed_early",
+            "Ended jobs and sessions that were removed because Redis was filling, by all replicas.",
+            lambda: self._memory.memory.removed_early,
+        )
+        meter.watch(
+            "client_names_refused",
+            "Times that a new client name was not noted because the roster was full, at all replicas.",
+            lambda: self._memory.memory.names_refused,
+        )
         meter.watch(
             "reports_dropped",
             "Reports dropped while Redis was away.",
@@ -229,6 +240,7 @@ class CombinerApp:
             "works": self._worker.works,
             "answers_pending": len(self.inbox),
             "answers_given_up": self.inbox.given_up,
+            "redis_memory": self._memory.status(),
         }
 
     async def start(self) -> None:
@@ -246,6 +258,7 @@ class CombinerApp:
         spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
         spawn("look for trouble", self._trouble.keep_looking())
+        spawn("memory of Redis", self._memory.run())
         if self._housekeeper is not None:
             spawn("house-keeping", self._housekeeper.run())
         if self._announcer is not None:

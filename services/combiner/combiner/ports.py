@@ -43,6 +43,10 @@ class SchemaTooNew(StateUnavailable):
     """
 
 
+class StateFull(StateUnavailable):
+    """Redis has no room for anything new; what runs goes on to its end."""
+
+
 class QueueFull(Exception):
     """So many jobs or sessions are queued that one more is refused."""
 
@@ -476,6 +480,21 @@ class Expired:
         return bool(self.jobs or self.sessions or self.clients)
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that Redis uses and may use (0: no limit), and what was done about it since the state began."""
+
+    used: int
+    maximum: int
+    removed_early: int  # jobs and sessions that had ended, for want of memory
+    names_refused: int  # of clients, beyond what the roster holds
+
+    @property
+    def part(self) -> float:
+        """Of the maximum; 0 without one."""
+        return self.used / self.maximum if self.maximum else 0.0
+
+
 class Upkeep(Protocol):
     """House-keeping: what of the shared state can go, and which replica sees to it."""
 
@@ -486,6 +505,8 @@ class Upkeep(Protocol):
         """What `purge` would remove: at most so many of each kind."""
 
     async def purge(self, most: int) -> Expired: ...
+
+    async def memory(self) -> Memory: ...
 
     async def begin(self, replica: str, *, hold_ms: int, every_ms: int) -> int:
         """0: house-keeping is due, and this replica's for `hold_ms`; ask again to hold it longer.

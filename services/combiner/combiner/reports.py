@@ -12,9 +12,9 @@ from combiner.ports import Report, ReportKind, Reports
 from fedcombiner.servicekit.errors import printable
 
 BATCH = 300
-NAMES_MAX = 32  # of one message
+NAMES_MAX = 16  # of one message
 NAME_CHARS = 64
-TEXT_CHARS = 256
+TEXT_CHARS = 64
 FRESH_S = 30.0  # clients tell every 5 s
 SUMMED = ("cpu_usage", "memory_usage")
 """The telemetry of which `ClientReports` knows the mean and the highest value."""
@@ -68,7 +68,7 @@ def numbers(pairs: Iterable[tuple[str, float]]) -> dict[str, str]:
 
 def texts(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     named = islice(((_name(key), value) for key, value in pairs), NAMES_MAX)
-    return {name: printable(value[:TEXT_CHARS]) for name, value in named if name}
+    return {name: printable(value[:TEXT_CHARS])[:TEXT_CHARS] for name, value in named if name}
 
 
 def _name(key: str) -> str:

@@ -8,6 +8,7 @@ taken twice (see the scripts); what a repeated step cannot tell, `ports` says at
     FCENDED ...         -> Ended
     FCCONFLICT ...      -> Conflict
     FCFULL ...          -> QueueFull
+    FCMEMORY ...        -> StateFull          also of Redis itself, at `maxmemory`
     FCSCHEMA ...        -> SchemaTooNew
 """
 
@@ -21,10 +22,10 @@ from importlib.resources import files
 from typing import Any
 
 import redis.asyncio as aioredis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from combiner.adapters.limits import SCHEMA, Limits
-from combiner.ports import Conflict, Ended, LeaseLost, QueueFull, SchemaTooNew, StateUnavailable
+from combiner.ports import Conflict, Ended, LeaseLost, QueueFull, SchemaTooNew, StateFull, StateUnavailable
 from fedcombiner.servicekit import redislink
 from fedcombiner.servicekit.redislink import COMMAND_S, connection_options, described
 from fedcombiner.version import __version__
@@ -38,6 +39,8 @@ _TYPED: Mapping[str, type[Exception]] = {
     "FCFULL": QueueFull,
 }
 
+_MAKE_ROOM = "remove models (combiner model prune), cancel what is queued, or raise maxmemory of Redis"
+
 
 def _ours(error: RedisError | TimeoutError) -> Exception:
     text = str(error)
@@ -47,8 +50,12 @@ def _ours(error: RedisError | TimeoutError) -> Exception:
             f"Redis holds the state of a newer version (layout {rest}; {__version__} knows {SCHEMA}): "
             "run that version or a later one"
         )
+    if code == "FCMEMORY":
+        return StateFull(f"Redis uses {rest} MiB (maxmemory); the rest is kept for what runs; {_MAKE_ROOM}")
     if code in _TYPED:
         return _TYPED[code](rest)
+    if isinstance(error, OutOfMemoryError):
+        return StateFull(f"{described(error)}; {_MAKE_ROOM}")
     return StateUnavailable(described(error))
 
 

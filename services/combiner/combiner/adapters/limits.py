@@ -6,10 +6,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from combiner.domain.retention import PURGE_AT, REFUSE_AT
+
 SCHEMA = 1
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
+_MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,21 @@ class Limits:
     keep_jobs: int = 10_000
     keep_sessions: int = 1_000
     keep_records: int = 2_000_000  # of clients, and each 256 bytes of answers, in ended jobs of any age
+    # Parts of `maxmemory`: ended work goes at the first, nothing new begins at the second.
+    purge_at: float = PURGE_AT
+    refuse_at: float = REFUSE_AT
+    journal_share: float = 0.5  # of ended jobs, by their weight
+    log_share: float = 0.1
+    said_share: float = 0.05
+    roster_share: float = 0.3
+    told_share: float = 0.05
+    assumed_memory: int = 512 * _MIB  # what the parts are of where Redis has no limit
     roster_ms: int = 7 * _DAY_MS
     max_roster: int = 100_000
+    client_bytes: int = 1_536  # of one client in the roster, with its last 16 tasks
     log_length: int = 20_000
     max_statuses: int = 10_000
-    max_told: int = 64  # values of a client, and of each kind in a job
+    max_told: int = 16  # values of each kind that a client tells, and as many in each of its jobs
     max_raw: int = 100
     raw_ms: int = _HOUR_MS
     max_others: int = 1_000

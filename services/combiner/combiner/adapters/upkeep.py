@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from combiner.adapters.connection import Connection
-from combiner.ports import Expired
+from combiner.ports import Expired, Memory
 
 
 class RedisUpkeep:
@@ -23,6 +23,9 @@ class RedisUpkeep:
         first.
         """
         return Expired(*await self._run("purge", most=most))
+
+    async def memory(self) -> Memory:
+        return Memory(*await self._run("memory"))
 
     async def begin(self, replica: str, *, hold_ms: int, every_ms: int) -> int:
         return int(await self._run("upkeep_begin", replica=replica, hold_ms=hold_ms, every_ms=every_ms))

@@ -14,6 +14,11 @@ ORPHAN_S = DAY_S
 UPLOAD_S = 7 * DAY_S
 """Age from which an upload that nobody asked for can go."""
 
+PURGE_AT = 0.7
+"""Part of the memory of Redis at which ended jobs and sessions go, the oldest first."""
+REFUSE_AT = 0.9
+"""Part of the memory of Redis at which nothing new is begun: the rest is for what runs."""
+
 
 def why_upload_goes(age_s: float, owner: State | None, *, keep_updates: bool) -> str:
     """The reason, empty if it stays. `owner`: the state of the job that received it, None without one."""

@@ -6,8 +6,8 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc.aio
 
-from combiner.ports import StateUnavailable
-from fedcombiner.servicekit.errors import NotFound, Unavailable
+from combiner.ports import StateFull, StateUnavailable
+from fedcombiner.servicekit.errors import NotFound, ResourceExhausted, Unavailable
 from fedcombiner.wire.eras import identity
 from fedcombiner.wire.pb import fedn_pb2
 
@@ -40,7 +40,10 @@ def user_agent(context: Context) -> str:
     return next((str(value) for key, value in metadata if key == "user-agent"), "")
 
 
-def redis_away(error: StateUnavailable) -> Unavailable:
+def redis_away(error: StateUnavailable) -> Unavailable | ResourceExhausted:
+    """For an operator: rpcs of clients never end with RESOURCE_EXHAUSTED."""
+    if isinstance(error, StateFull):
+        return ResourceExhausted(str(error))
     return Unavailable(f"Redis is away: {error}; try again")
 
 

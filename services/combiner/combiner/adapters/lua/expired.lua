@@ -1,2 +1,3 @@
 #!lua flags=no-writes
-return {jobs_expired(a.most), sessions_expired(a.most), roster_expired(a.most)}
+local jobs, sessions = unpack(by_kind(ended_expired(a.most, math.huge)))
+return {jobs, sessions, roster_expired(a.most)}

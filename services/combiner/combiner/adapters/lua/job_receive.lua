@@ -15,5 +15,6 @@ if counted and counted ~= owner then
   return {'rejected', id, 'duplicate'}
 end
 call('SET', P .. 'update:' .. a.update_id, owner, 'PX', update_ms(call('HGET', job_key(id), 'deadline_ms')))
+weigh(id, RECEIVED)
 move(id, a.client, rec, 'received')
 return {'received', id, ''}

@@ -1,2 +1,3 @@
 #!lua flags=allow-oom
-return {jobs_purge(a.most), sessions_purge(a.most), roster_purge(a.most)}
+local jobs, sessions = unpack(purge_ended(a.most, PURGED_RECORDS))
+return {jobs, sessions, roster_purge(a.most)}

@@ -1,11 +1,7 @@
 -- a.entries: {client, kind, values (name -> text), session_id, round_id, model_id}. Also a sign of life: what is kept of a
--- client goes with it.
-local function keep_of_client(client, kind, values)
-  local key = P .. 'told:' .. client
-  for name, text in pairs(values) do
-    local field = kind .. ':' .. name
-    if call('HLEN', key) < limits.max_told or call('HEXISTS', key, field) == 1 then call('HSET', key, field, text) end
-  end
+-- client goes with it, and nothing is kept of whoever has had no stream yet.
+local function is_known(client)
+  return call('ZSCORE', P .. 'seen', client) and not call('ZSCORE', P .. 'guests', client)
 end
 
 -- What the client does just now; of metrics, which may be told after the answer, also what it did last.
@@ -47,7 +43,7 @@ local heard = {}
 for _, entry in ipairs(a.entries) do
   local client, kind, values, session_id, round_id, model_id = unpack(entry)
   heard[client] = ''
-  keep_of_client(client, kind, values)
+  if is_known(client) then told_keep(client, kind, values) end
   local id = kind ~= 'attribute' and job_for(client, kind, session_id, round_id, model_id)
   if id then keep_of_job(id, client, kind, values) end
 end

@@ -6,8 +6,10 @@ for _, change in ipairs(a.changes) do
   local stream_id, client, view, era, opened, by_us, name = unpack(change)
   if was_there[client] == nil then was_there[client] = has_stream(client) end
   if opened then
-    name_learn(client, name)
-    if stream_open(stream_id, client, view, era) and wanted then came[#came + 1] = client end
+    if stream_open(stream_id, client, view, era) then
+      name_learn(client, name)
+      if wanted then came[#came + 1] = client end
+    end
   elseif stream_close(stream_id, client, view, by_us) then
     fed[#fed + 1] = client
   end
@@ -15,4 +17,4 @@ end
 presence_events(was_there)
 names_event('client', '', came)
 names_event('tasks', '', fed)
-roster_purge(FORGOTTEN_AT_ONCE)
+roster_purge(FORGOTTEN_AT_ONCE + #a.changes)

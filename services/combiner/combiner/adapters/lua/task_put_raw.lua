@@ -1,5 +1,7 @@
 if not call('ZSCORE', P .. 'seen', a.client) then return 0 end
 if task_read(a.client, a.task_id) then return 1 end
+local refused = no_room()
+if refused then return refused end
 local raw = {}
 for _, item in ipairs(tasks_of(a.client)) do
   if item[2][JOB] == '' then raw[#raw + 1] = item[1] end

@@ -22,6 +22,7 @@ end
 
 local ENDED = {SUCCEEDED = true, FAILED = true, CANCELLED = true}
 local NAMES_IN_EVENT = 200  -- so that no entry of the log is long; more names are more entries
+local MEASURED_EVERY = 64  -- entries of the log
 local ARGUMENTS = 4000  -- Lua's stack holds less than 8,000
 
 local function all_of(command, key, args)
@@ -30,10 +31,53 @@ local function all_of(command, key, args)
   end
 end
 
+-- The memory that counts against maxmemory, and maxmemory; nil if there is no limit, or INFO is not allowed.
+local function memory()
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) ~= 'string' then return nil end
+  local function figure(name)
+    return tonumber(string.match(info, '\n' .. name .. ':(%d+)') or '0')
+  end
+  local most = figure('maxmemory')
+  if most == 0 then return nil end
+  return figure('used_memory') - figure('mem_not_counted_for_evict'), most
+end
+
+-- Bytes: a part of maxmemory.
+local function share(part)
+  local _, most = memory()
+  return math.floor((most or limits.assumed_memory) * part)
+end
+
+-- Bytes used above a part of maxmemory; not positive if there is room.
+local function excess(part)
+  local used, most = memory()
+  return used and used - most * part or 0
+end
+
+-- The rest of the memory is for what runs: nil, or the error of a step that would begin something new.
+local function no_room()
+  local used, most = memory()
+  if used and used > most * limits.refuse_at then
+    local mib = 1024 * 1024
+    return redis.error_reply(string.format('FCMEMORY %.1f of %.1f', used / mib, most / mib))
+  end
+end
+
+-- Keeps a stream below its part of the memory. Measuring a full one takes about a millisecond.
+local function trim(name, part)
+  local key, room = P .. name, share(part)
+  local bytes = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', 0)
+  if type(bytes) == 'number' and bytes > room then
+    call('XTRIM', key, 'MAXLEN', '~', math.floor(call('XLEN', key) * room / bytes))
+  end
+end
+
 -- `n` counts the entries, so that a reader sees from two of them whether any is missing in between.
 local function event(what, fields)
   local n = call('INCR', P .. 'log:n')
   call('XADD', P .. 'log', 'MAXLEN', '~', limits.log_length, '*', 'n', n, 'what', what, unpack(fields))
+  if n % MEASURED_EVERY == 0 then trim('log', limits.log_share) end
 end
 
 -- `client` and `tasks`: about clients, not about a change of one job.
@@ -121,6 +165,8 @@ local function unended(kind)
   for _, id in ipairs(call('LRANGE', P .. 'queue:' .. kind, 0, -1)) do ids[#ids + 1] = id end
   return ids
 end
+
+local purge_ended  -- see 8_retention.lua
 
 -- Work that ended is no longer in a queue, runs no more, and nobody holds it.
 local function retire(kind, id)

@@ -1,8 +1,9 @@
 -- The journal of a job: job:<id>, and per client the record below in clients:<id>.
 local STATE, TASK, UPDATE, EXAMPLES, REASON, DETAIL, AT = 1, 2, 3, 4, 5, 6, 7
 local COUNTER = {received = 'undecided', accepted = 'accepted', rejected = 'rejected', failed = 'failed'}
-local PURGED_AT_ONCE = 2
 local RECORD = 256  -- about the bytes of one
+local RECEIVED = 2  -- records more, of an update that was received: its entry grows, and its object is known by its id
+local JOBS_AT_AN_END, RECORDS_AT_AN_END = 200, 1000
 
 local function job_key(id) return P .. 'job:' .. id end
 
@@ -77,10 +78,10 @@ end
 local function list_other(id, client, reason, mark)
   local key, field = P .. 'others:' .. id, client .. '\n' .. reason .. '\n' .. mark
   local number = call('HLEN', key)
-  if number >= limits.max_others or call('HEXISTS', key, field) == 1 then return end
+  if number >= limits.max_others or call('HEXISTS', key, field) == 1 or no_room() then return end
   call('HSET', key, field, cjson.encode({number, client, reason, ''}))
   call('HINCRBY', job_key(id), 'rejected', 1)
-  weigh(id, 1)
+  weigh(id, 1 + records_in(field))
   job_event(id, 'listed', client, reason)
 end
 
@@ -173,26 +174,6 @@ local function job_forget(id)
   call('DECRBY', P .. 'records', weight)
 end
 
--- The ended jobs that retention no longer keeps, the oldest first, at most `most`.
-local function jobs_expired(most)
-  local found, oldest = {}, call('ZRANGE', P .. 'ended:job', 0, most - 1, 'WITHSCORES')
-  local number, records = call('ZCARD', P .. 'ended:job'), tonumber(call('GET', P .. 'records') or '0')
-  for i = 1, #oldest, 2 do
-    local old = number > limits.keep_jobs and tonumber(oldest[i + 1]) < NOW - limits.keep_ms
-    local heavy = number > 1 and records > limits.keep_records
-    if not (old or heavy) then break end
-    found[#found + 1] = oldest[i]
-    number, records = number - 1, records - tonumber(call('HGET', job_key(oldest[i]), 'weight'))
-  end
-  return found
-end
-
-local function jobs_purge(most)
-  local expired = jobs_expired(most)
-  for _, id in ipairs(expired) do job_forget(id) end
-  return expired
-end
-
 local function job_end(id, state, reason, what)
   if call('HSETNX', job_key(id), 'closed', '') == 1 then withdraw(id) end
   call('HSET', job_key(id), 'state', state, 'reason', reason, 'phase', '', 'ended_ms', NOW)
@@ -200,7 +181,8 @@ local function job_end(id, state, reason, what)
   retire('job', id)
   call('INCRBY', P .. 'records', call('HGET', job_key(id), 'weight'))
   job_event(id, what, '', reason)
-  jobs_purge(PURGED_AT_ONCE)  -- retention, a little at each end of a job
+  -- Retention keeps pace: more goes at each end of a job than the job brought.
+  purge_ended(JOBS_AT_AN_END, 2 * call('HGET', job_key(id), 'weight') + RECORDS_AT_AN_END)
 end
 
 -- `end` and `commit` asked for again by the one who did it: the reply was lost, not the step.

@@ -1,5 +1,8 @@
 -- Who is there: seen (client -> ms of Redis), eras, names (client -> its name), cut (clients), subs:<view> (client -> open streams), streams:<replica>.
-local FORGOTTEN_AT_ONCE = 20
+-- Whoever has had no stream yet is a guest (guests: client -> ms, as in seen): anybody can send any name, so guests
+-- have a small part of the roster for themselves, and nothing but this is kept of them.
+local FORGOTTEN_AT_ONCE = 20  -- and as many as came
+local GUESTS = 0.125
 
 local function replica_of(stream_id)
   return string.match(stream_id, '^(.*):[^:]*$')
@@ -12,12 +15,23 @@ local function has_stream(client)
   return false
 end
 
+-- A quarter of it while retention of ended work is not enough to make room.
+local function roster_room()
+  local room = math.min(limits.max_roster, math.floor(share(limits.roster_share) / limits.client_bytes))
+  return excess((limits.purge_at + limits.refuse_at) / 2) > 0 and math.ceil(room / 4) or room
+end
+
+local function is_silent(at)
+  return tonumber(at) < NOW - limits.client_window_ms
+end
+
 -- The clients that the roster no longer keeps, the longest unseen first, at most `most`.
 local function roster_expired(most)
-  local found, number = {}, call('ZCARD', P .. 'seen')
+  local found, number, room = {}, call('ZCARD', P .. 'seen'), roster_room()
   local oldest = call('ZRANGE', P .. 'seen', 0, most - 1, 'WITHSCORES')
   for i = 1, #oldest, 2 do
-    if tonumber(oldest[i + 1]) >= NOW - limits.roster_ms and number <= limits.max_roster then break end
+    local at = tonumber(oldest[i + 1])
+    if at >= NOW - limits.roster_ms and (number <= room or not is_silent(at)) then break end
     found[#found + 1] = oldest[i]
     number = number - 1
   end
@@ -38,36 +52,82 @@ local function name_learn(client, name)
   call('SADD', P .. 'named:' .. name, client)
 end
 
+-- Its open tasks fail: nobody would wait for it any more, but the rounds that asked it would.
+local function tasks_abandon(client)
+  for _, item in ipairs(tasks_of(client)) do
+    local task_id, id = item[1], item[2][JOB]
+    local rec = id ~= '' and client_read(id, client)
+    if rec and rec[STATE] == 'asked' and rec[TASK] == task_id then
+      move(id, client, rec, 'failed', 'client_lost', 'not heard of for too long')
+    end
+  end
+end
+
+local function roster_forget(client)
+  tasks_abandon(client)
+  call('ZREM', P .. 'seen', client)
+  call('ZREM', P .. 'guests', client)
+  call('HDEL', P .. 'eras', client)
+  name_forget(client)
+  call('SREM', P .. 'cut', client)
+  told_forget(client)
+  call('DEL', queue_key(client), P .. 'past:' .. client)
+end
+
 local function roster_purge(most)
   local expired = roster_expired(most)
-  for _, client in ipairs(expired) do
-    call('ZREM', P .. 'seen', client)
-    call('HDEL', P .. 'eras', client)
-    name_forget(client)
-    call('SREM', P .. 'cut', client)
-    call('DEL', queue_key(client), P .. 'past:' .. client, P .. 'told:' .. client)
-  end
+  for _, client in ipairs(expired) do roster_forget(client) end
   return expired
+end
+
+-- Whether there is room for one more guest; one that has fallen silent makes it.
+local function guest_admitted(room)
+  if no_room() then return false end
+  if call('ZCARD', P .. 'guests') < room then return true end
+  local oldest, at = unpack(call('ZRANGE', P .. 'guests', 0, 0, 'WITHSCORES'))
+  if not oldest or not is_silent(at) then return false end
+  roster_forget(oldest)
+  return true
+end
+
+local function names_refused(number)
+  if number > 0 then call('HINCRBY', P .. 'retention', 'refused', number) end
+end
+
+-- The scores of the names in a sorted set, in their order; false for those that are not in it.
+local function scores(key, names)
+  local found = {}
+  for i = 1, #names, ARGUMENTS do
+    local some = call('ZMSCORE', P .. key, unpack(names, i, math.min(i + ARGUMENTS - 1, #names)))
+    for _, score in ipairs(some) do found[#found + 1] = score end
+  end
+  return found
 end
 
 -- `clients`: name -> era, which a stream knows better: only of those who had none. Those who came (back) just now wake
 -- whoever waits for clients.
 local function roster_beat(clients)
-  local names, seen, came = {}, {}, {}
-  for client, era in pairs(clients) do
-    names[#names + 1] = client
-    seen[#seen + 1], seen[#seen + 2] = NOW, client
-    if era ~= '' then call('HSETNX', P .. 'eras', client, era) end
-  end
-  if call('SCARD', P .. 'wanting') > 0 then
-    for _, client in ipairs(names) do
-      local at = tonumber(call('ZSCORE', P .. 'seen', client))
-      if not at or at < NOW - limits.client_window_ms then came[#came + 1] = client end
+  local names, seen, came, refused = {}, {}, {}, 0
+  for client in pairs(clients) do names[#names + 1] = client end
+  local wanted = call('SCARD', P .. 'wanting') > 0
+  local before, guest = scores('seen', names), scores('guests', names)
+  local room = math.ceil(roster_room() * GUESTS)
+  for i, client in ipairs(names) do
+    local is_guest = guest[i] or not (before[i] or has_stream(client))
+    if before[i] or not is_guest or guest_admitted(room) then
+      seen[#seen + 1], seen[#seen + 2] = NOW, client
+      -- At once, for whoever is looked at next: it counts.
+      if is_guest then call('ZADD', P .. 'guests', NOW, client) end
+      if clients[client] ~= '' then call('HSETNX', P .. 'eras', client, clients[client]) end
+      if wanted and (not before[i] or is_silent(before[i])) then came[#came + 1] = client end
+    else
+      refused = refused + 1
     end
   end
   all_of('ZADD', P .. 'seen', seen)
   names_event('client', '', came)
-  roster_purge(FORGOTTEN_AT_ONCE)
+  names_refused(refused)
+  roster_purge(FORGOTTEN_AT_ONCE + #names)
 end
 
 -- The client's tasks that were handed to this stream go back to the queue. A delivery that we cut is not counted; one
@@ -92,9 +152,23 @@ local function tasks_return(client, stream_id, by_us)
   return again
 end
 
--- Also a sign of life. Returns whether the stream is new.
+-- Whether the roster takes one more client, with a stream; the longest unseen one makes room if it has fallen silent.
+local function client_admitted()
+  if call('ZCARD', P .. 'seen') < roster_room() then return not no_room() end
+  local oldest, at = unpack(call('ZRANGE', P .. 'seen', 0, 0, 'WITHSCORES'))
+  if not oldest or not is_silent(at) then return false end
+  roster_forget(oldest)
+  return true
+end
+
+-- Also a sign of life. Returns whether the stream is new, and is known from now on.
 local function stream_open(stream_id, client, view, era)
+  if not call('ZSCORE', P .. 'seen', client) and not client_admitted() then
+    names_refused(1)
+    return false
+  end
   call('ZADD', P .. 'seen', NOW, client)
+  call('ZREM', P .. 'guests', client)
   if era ~= '' then call('HSET', P .. 'eras', client, era) end
   local replica = replica_of(stream_id)
   if call('HSETNX', P .. 'streams:' .. replica, stream_id, view .. ' ' .. client) == 0 then return false end
