@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from fedcombiner.wire.pb.combiner.v1.upkeep_pb2_grpc import UpkeepAsyncStub
 
 _PORTION: Final = 1 << 20  # bytes; far below what a server takes in one message
-# What goes on at once when it is put back comes last: a job after its model, a session after its jobs.
-_ORDER: Final = ("model", "job", "session", "settings", "newest")
+# What goes on at once when it is put back comes last: a job after its model and its answers, a session after
+# its jobs and its results.
+_ORDER: Final = ("model", "answers", "job", "results", "session", "settings", "newest")
 assert set(_ORDER) == set(KINDS)
 
 

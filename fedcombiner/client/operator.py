@@ -96,9 +96,15 @@ class OperatorClient(ClientsCalls, EventsCalls, TokensCalls, UpkeepCalls, Backup
 
         Goes on where the server comes back within the patience: then it is told as it is, anew.
         """
-        request = pb.SessionRequest(session_id=session_id)
+        request = pb.SessionRequest(session_id=session_id, changes_only=True)
+        results: list[pb.RoundResult] = []
         async with aclosing(self._watch(lambda: self._sessions.Watch(request))) as events:
             async for event in events:
+                if event.HasField("session"):
+                    results[event.session.first_result :] = event.session.results
+                    event.session.ClearField("results")
+                    event.session.ClearField("first_result")
+                    event.session.results.extend(results)
                 yield event
                 if event.HasField("session") and event.session.state in ENDED:
                     return

@@ -1,7 +1,8 @@
 """A backup of the shared state: lines of JSON between a header and an end that proves it whole.
 
-    {"format": "federated-combiner-backup", "version": 1, "schema": 1, "created_at": …, "software": …}
+    {"format": "federated-combiner-backup", "version": 2, "schema": 1, "created_at": …, "software": …}
     {"kind": "settings" | "newest" | "session" | "job" | "model", …}      any number, in this order
+    {"kind": "results" | "answers", "id": …, "at": …, …}      parts of the session or job before them
     {"kind": "end", "lines": …, "sha256": …, "missing_models": […]}
 
 What a record holds is the business of the `schema`, the layout of the state that it was read from. The sha256
@@ -19,9 +20,11 @@ from typing import Any, Final
 from fedcombiner.servicekit.errors import shown
 
 FORMAT: Final = "federated-combiner-backup"
-VERSION: Final = 1
+VERSION: Final = 2
+READABLE: Final = (1, VERSION)  # 1 had no parts: a job's answers were in its record
 END: Final = "end"
-KINDS: Final = ("settings", "newest", "session", "job", "model")
+PARTS: Final = ("results", "answers")
+KINDS: Final = ("settings", "newest", "session", "job", "model", *PARTS)
 MAX_LINE_BYTES: Final = 256 << 20  # a job of a hundred thousand clients is some 20 MiB
 
 Record = Mapping[str, Any]
@@ -48,11 +51,16 @@ class Header:
         fields = decode(line, 1)
         if fields.get("format") != FORMAT:
             raise NotABackup("its first line is not that of a backup of a combiner")
-        if fields.get("version") != VERSION:
+        if fields.get("version") not in READABLE:
             version, software = shown(fields.get("version")), shown(fields.get("software"))
             raise NotABackup(f"its format has version {version}, not {VERSION}: restore it with {software}")
         try:
-            return cls(int(fields["schema"]), str(fields["created_at"]), str(fields["software"]))
+            return cls(
+                int(fields["schema"]),
+                str(fields["created_at"]),
+                str(fields["software"]),
+                int(fields["version"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise NotABackup("its header is damaged") from error
 

@@ -23,7 +23,7 @@ from tests.contract.state_kit import (
     receive,
 )
 
-ORDER = ("model", "job", "session")
+ORDER = ("model", "answers", "job", "results", "session")
 
 
 async def a_past(state: RedisState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -446,7 +447,7 @@ class _Gated:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._port, name)
-        if name == "list":
+        if inspect.isasyncgenfunction(method):
             return method
 
         async def through(*args: Any, **kwargs: Any) -> Any:

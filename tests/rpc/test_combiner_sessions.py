@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc.aio
 import pytest
 
 from fedcombiner.client.made_up import MadeUp, one_hot
@@ -13,6 +14,7 @@ from fedcombiner.client.messages import Task
 from fedcombiner.client.simulate import SimulatedFleet
 from fedcombiner.servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
 from tests.rpc.combiner_kit import (
     DEADLINE,
     SHORT,
@@ -285,3 +287,19 @@ async def test_a_watcher_of_a_job_is_not_misled_by_its_session(combiner: Replica
             job = await combiner.operator.wait_job(config_of(task)["_job_id"])
             assert "session" not in [event.what for event in events.drain()]
     assert (job.state, reasons(job.failed)) == (pb.CANCELLED, {})
+
+
+async def test_a_watcher_of_changes_is_told_each_result_once_it_is_settled(combiner: Replica) -> None:
+    seed = await put_seed(combiner)
+    request = pb.SessionRequest(session_id="many-rounds", changes_only=True)
+    async with clients(combiner), grpc.aio.insecure_channel(combiner.address) as channel:
+        config = {"rounds": 6, "clients_required": N, "validate": False}
+        await combiner.operator.start_session(config, model_id=seed, session_id="many-rounds")
+        stub = combiner_pb2_grpc.SessionsStub(channel)
+        told = [event.session async for event in stub.Watch(request) if event.HasField("session")]
+    assert told[-1].rounds_done == 6
+    assert [result.round_id for result in told[-1].results] == ["5", "6"]
+    assert told[-1].first_result == 4
+    done = await combiner.operator.get_session("many-rounds")
+    assert [result.round_id for result in done.results] == ["1", "2", "3", "4", "5", "6"]
+    assert done.first_result == 0

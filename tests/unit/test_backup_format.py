@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcombiner.client.backup import read_backup
-from fedcombiner.wire.backup import Checker, Header, Lines, NotABackup, Writer
+from fedcombiner.wire.backup import PARTS, Checker, Header, Lines, NotABackup, Writer
 
 HEADER = Header(schema=1, created_at="2026-11-24T00:00:00+00:00", software="0.1.0")
 RECORDS = [{"kind": "settings", "values": {}}, {"kind": "model", "id": "m1"}, {"kind": "model", "id": "mü"}]
@@ -52,8 +52,8 @@ def test_what_was_written_is_read() -> None:
         ([a_backup()[0], b"[" * 100_000 + b"\n"], "line 2 is not JSON"),
         ([a_backup()[0], b'{"kind":"token"}\n'], "line 2 is of an unknown kind, 'token'"),
         (
-            [a_backup()[0].replace(b'"version":1', b'"version":2')],
-            "version 2, not 1: restore it with '0.1.0'",
+            [a_backup()[0].replace(b'"version":2', b'"version":3')],
+            "version 3, not 2: restore it with '0.1.0'",
         ),
         ([a_backup()[0].replace(b'"schema":1', b'"schema":"x"')], "header is damaged"),
     ],
@@ -81,7 +81,9 @@ def test_a_file_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "state.gz"
     path.write_bytes(gzip.compress(b"".join(a_backup())))
     found = read_backup(path)
-    assert found.counts == {"settings": 1, "newest": 0, "session": 0, "job": 0, "model": 2}
+    assert found.counts == {"settings": 1, "newest": 0, "session": 0, "job": 0, "model": 2} | dict.fromkeys(
+        PARTS, 0
+    )
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
@@ -103,3 +105,10 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(NotABackup):
         read_backup(path)
+
+
+def test_a_backup_of_the_version_before_is_read() -> None:
+    header = Header(HEADER.schema, HEADER.created_at, HEADER.software, version=1)
+    writer = Writer()
+    checker = check([writer.header(header), *map(writer.record, RECORDS), writer.end([])])
+    assert (checker.header, checker.end.lines) == (header, 3)

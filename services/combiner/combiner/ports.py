@@ -23,6 +23,7 @@ from combiner.domain.types import (
     NewJob,
     Outcome,
     Presence,
+    RoundResult,
     Session,
     State,
 )
@@ -292,6 +293,9 @@ class Sessions(Protocol):
 
     def list(self, *, limit: int = 1000) -> AsyncIterator[Session]: ...
 
+    def earlier(self, session: Session, start: int = 0) -> AsyncIterator[Sequence[RoundResult]]:
+        """The `session.earlier` results before `session.results`, from number `start` on, in portions."""
+
     async def unended(self) -> Sequence[str]:
         """Ids of the running sessions, then of the queued ones in their order."""
 
@@ -526,7 +530,7 @@ class Archive(Protocol):
 
     def dump(self) -> AsyncIterator[Mapping[str, Any]]:
         """Every record as JSON can hold it, with a `kind`: settings, newest, then sessions, jobs and models,
-        of each the oldest first.
+        of each the oldest first. `results` and `answers` are parts of the session or job before them.
         """
 
     async def begin(self, *, replace: bool) -> None:
@@ -538,9 +542,10 @@ class Archive(Protocol):
         """
 
     async def put(self, record: Mapping[str, Any]) -> bool:
-        """Put a session, job or model back; False if its id is there already.
+        """Put a session, job or model back, or a part of one; False if its id is there already.
 
-        Models first, then jobs, then sessions: what has not ended goes on at once. Raises Unreadable.
+        Models first, then jobs, then sessions, each after its parts: what has not ended goes on at once.
+        Raises Unreadable.
         """
 
     async def finish(self, *, committed: str, put: str) -> None:

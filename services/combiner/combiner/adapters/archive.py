@@ -7,12 +7,15 @@ while rounds go on fits together, too.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
 from combiner.adapters.limits import SCHEMA
+from combiner.adapters.sessions import RedisSessions
 from combiner.ports import NotEmpty, QueueFull, Unreadable
 
 _PAGE: Final = 20
@@ -29,6 +32,7 @@ class RedisArchive:
 
     def __init__(self, connection: Connection) -> None:
         self._run = connection.run
+        self._sessions = RedisSessions(connection)
 
     async def dump(self) -> AsyncIterator[Record]:
         yield {"kind": "settings", "values": codec.pairs(await self._run("settings_get"))}
@@ -36,6 +40,8 @@ class RedisArchive:
         yield {"kind": "newest", "committed": committed, "put": put}
         async for record in self._all("session", "session_get", _session_record):
             yield record
+            async for part in self._results(record):
+                yield part
         async for record in self._all("job", "archive_jobs", _job_record):
             yield record
         async for record in self._all("model", "model_get", _model_record):
@@ -63,6 +69,15 @@ class RedisArchive:
 
     async def finish(self, *, committed: str, put: str) -> None:
         await self._run("archive_end", committed=committed, put=put)
+
+    async def _results(self, record: Record) -> AsyncIterator[Record]:
+        session = codec.session(_flat(record["fields"]))
+        assert session is not None
+        at = 0
+        async for page in self._sessions.earlier(session):
+            results = [codec.dumps(dataclasses.asdict(result)) for result in page]
+            yield {"kind": "results", "id": record["id"], "at": at, "results": results}
+            at += len(results)
 
     async def _all(self, kind: str, script: str, make: _Made) -> AsyncIterator[Record]:
         """The records of a kind, the oldest first; those that go meanwhile are left out."""
@@ -119,6 +134,20 @@ def _checked_session(record: Record) -> dict[str, Any]:
     return {"fields": record["fields"], "seq": _seq(record)}
 
 
+def _checked_results(record: Record) -> dict[str, Any]:
+    for text in record["results"]:
+        codec.round_result(json.loads(text))
+    return {"id": str(record["id"]), "at": _at(record), "results": record["results"]}
+
+
+def _at(record: Record) -> int:
+    """Its place among the parts of its owner."""
+    at = int(record["at"])
+    if not 0 <= at < 2**53:
+        raise ValueError("its place is out of range")
+    return at
+
+
 def _checked_job(record: Record) -> dict[str, Any]:
     others = record["others"]
     dump = (
@@ -154,4 +183,5 @@ _CHECKED: Final[Mapping[str, Callable[[Record], dict[str, Any]]]] = {
     "session": _checked_session,
     "job": _checked_job,
     "model": _checked_model,
+    "results": _checked_results,
 }

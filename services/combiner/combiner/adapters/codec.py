@@ -104,18 +104,24 @@ def session_doc(session: Session) -> str:
     return dumps(doc)
 
 
+def round_result(fields: dict[str, Any]) -> RoundResult:
+    return RoundResult(**(fields | {"state": State(fields["state"])}))
+
+
 def session(fields: Sequence[str]) -> Session | None:
     if not fields:
         return None
     f = pairs(fields)
     doc = json.loads(f["doc"])
-    results = tuple(RoundResult(**(r | {"state": State(r["state"])})) for r in doc.pop("results"))
+    results = tuple(map(round_result, doc.pop("results")))
     return Session(
         session_id=f["session_id"],
         state=State(f["state"]),
         reason=f["reason"],
         current_job_id=f["current_job_id"],
         results=results,
+        earlier_done=int(f.get("earlier_done", 0)),
+        earlier_failed=int(f.get("earlier_failed", 0)),
         version=int(f["version"]),
         created_ms=int(f["created_ms"]),
         started_ms=int(f.get("started_ms", 0)),

@@ -1,16 +1,26 @@
-"""Sessions: one hash each; the owner's part is one JSON document in it."""
+"""Sessions: one hash each, with the owner's part as one JSON document in it.
+
+The document holds the results of the round under way only, so that it does not grow with the rounds; those of
+earlier rounds, which nothing changes any more, are a list.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Final
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
 from combiner.adapters.journal import claimed
-from combiner.domain.types import NewJob, Session
+from combiner.domain.types import NewJob, RoundResult, Session, State
 from combiner.ports import Lease
 
 _PAGE = 50
+_RESULTS: Final = 100  # read at once
+_RECENT: Final = 10  # results in the document: a release without the list counts the tries of a round there
 
 
 def _session(fields: Sequence[str]) -> Session:
@@ -19,10 +29,25 @@ def _session(fields: Sequence[str]) -> Session:
     return session
 
 
+def _settled(session: Session) -> tuple[Sequence[RoundResult], Session]:
+    """The results that leave the document, and the session without them."""
+    round_ids = [result.round_id for result in session.results]
+    number = max(round_ids.index(round_ids[-1]), len(round_ids) - _RECENT) if round_ids else 0
+    settled = session.results[:number]
+    done = sum(result.state is State.SUCCEEDED for result in settled)
+    return settled, replace(
+        session,
+        results=session.results[number:],
+        earlier_done=session.earlier_done + done,
+        earlier_failed=session.earlier_failed + len(settled) - done,
+    )
+
+
 class RedisSessions:
     """`ports.Sessions`."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._run = connection.run
 
     async def start(self, session: Session) -> Session:
@@ -40,6 +65,13 @@ class RedisSessions:
                 if session is not None:
                     yield session
 
+    async def earlier(self, session: Session, start: int = 0) -> AsyncIterator[Sequence[RoundResult]]:
+        key = self._connection.key(f"session-results:{session.session_id}")
+        for first in range(start, session.earlier, _RESULTS):
+            last = min(first + _RESULTS, session.earlier) - 1
+            texts = await self._connection.command("LRANGE", key, first, last)
+            yield [codec.round_result(json.loads(text)) for text in texts]
+
     async def unended(self) -> Sequence[str]:
         ids: Sequence[str] = await self._run("unended", kind="session")
         return ids
@@ -50,6 +82,7 @@ class RedisSessions:
     async def advance(self, lease: Lease, session: Session, job: NewJob | None) -> Session:
         if lease.id != session.session_id:
             raise ValueError(f"{lease.work} does not allow to change session {session.session_id}")
+        settled, session = _settled(session)
         entry = {
             "session_id": session.session_id,
             "state": session.state,
@@ -57,6 +90,9 @@ class RedisSessions:
             "current_job_id": session.current_job_id,
             "version": session.version,
             "doc": codec.session_doc(session),
+            "earlier_done": session.earlier_done,
+            "earlier_failed": session.earlier_failed,
+            "settled": [codec.dumps(dataclasses.asdict(result)) for result in settled],
         }
         extra = {"job": codec.new_job(job)} if job else {}
         return _session(

@@ -176,6 +176,10 @@ class RoundResult:
 
 @dataclass(frozen=True, slots=True)
 class Session:
+    """`results` are those of the round under way; the ones before it are counted here, and read with
+    `ports.Sessions.earlier`.
+    """
+
     session_id: str
     state: State
     reason: str
@@ -186,10 +190,25 @@ class Session:
     failed_in_a_row: int = 0
     current_job_id: str = ""
     results: tuple[RoundResult, ...] = ()
+    earlier_done: int = 0
+    earlier_failed: int = 0
     version: int = 0
     created_ms: int = 0
     started_ms: int = 0
     ended_ms: int = 0
+
+    @property
+    def earlier(self) -> int:
+        """How many results there are before `results`."""
+        return self.earlier_done + self.earlier_failed
+
+    @property
+    def rounds_done(self) -> int:
+        return self.earlier_done + sum(r.state is State.SUCCEEDED for r in self.results)
+
+    @property
+    def failed_rounds(self) -> int:
+        return self.earlier_failed + sum(r.state is not State.SUCCEEDED for r in self.results)
 
 
 @dataclass(frozen=True, slots=True)

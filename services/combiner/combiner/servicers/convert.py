@@ -120,6 +120,7 @@ def job_snapshot(record: Job) -> pb.JobEvent:
 
 
 def session(record: Session) -> pb.Session:
+    """With the results of the round under way only."""
     return pb.Session(
         session_id=record.session_id,
         state=STATES[record.state],
@@ -127,8 +128,8 @@ def session(record: Session) -> pb.Session:
         seed_model_id=record.seed_model_id,
         model_id=record.model_id,
         rounds=int(record.config.get("rounds", "0")),
-        rounds_done=len({r.round_id for r in record.results if r.state is State.SUCCEEDED}),
-        failed_rounds=sum(r.state is not State.SUCCEEDED for r in record.results),
+        rounds_done=record.rounds_done,
+        failed_rounds=record.failed_rounds,
         created_at=seconds(record.created_ms),
         started_at=seconds(record.started_ms),
         ended_at=seconds(record.ended_ms),

@@ -111,7 +111,7 @@ class SessionsServicer:
         try:
             known = await self._shared.sessions.get(session_id)
             if known is not None:
-                return convert.session(_same(known, request))
+                return await self._whole(_same(known, request))
             config = SessionConfig.parse(request.config)
             model_id = request.model_id or await self._newest_model()
             await self._catalog.adopt(model_id)
@@ -134,7 +134,21 @@ class SessionsServicer:
         except StateUnavailable as error:
             raise redis_away(error) from error
         log.info("session queued", session_id=session_id, model_id=model_id, rounds=config.rounds)
-        return convert.session(_same(started, request))
+        return await self._whole(_same(started, request))
+
+    async def _whole(self, session: Session, first_result: int = 0) -> pb.Session:
+        """With the results of all its rounds, or those from number `first_result` on."""
+        message = convert.session(session)
+        recent = message.results[:]
+        del message.results[:]
+        message.first_result = first_result
+        try:
+            async for page in self._shared.sessions.earlier(session, first_result):
+                message.results.extend(map(convert.round_result, page))
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        message.results.extend(recent)
+        return message
 
     async def _newest_model(self) -> str:
         model = await self._shared.models.newest()
@@ -144,7 +158,7 @@ class SessionsServicer:
 
     async def Get(self, request: pb.SessionRequest, context: Context) -> pb.Session:
         """Also what clients told by themselves in each round."""
-        message = convert.session(await self._session(request.session_id))
+        message = await self._whole(await self._session(request.session_id))
         try:
             for result in message.results:
                 jobs = [job_id for job_id in (result.job_id, result.validation_job_id) if job_id]
@@ -158,7 +172,7 @@ class SessionsServicer:
     async def List(self, request: pb.ListSessionsRequest, context: Context) -> AsyncIterator[pb.Session]:
         try:
             async for session in self._shared.sessions.list(limit=request.limit or LIST_LIMIT):
-                yield convert.session(session)
+                yield await self._whole(session)
         except StateUnavailable as error:
             raise redis_away(error) from error
 
@@ -166,7 +180,7 @@ class SessionsServicer:
         """The session whenever it changes, and every change of its jobs in between, until it has ended."""
         with self._feed.subscribe(f"session:{request.session_id}") as events:
             session = await self._session(request.session_id)
-            yield _session_event("snapshot", session)
+            yield _session_event("snapshot", await self._whole(session))
             while not session.state.ended:
                 event = await events.get()
                 if event.what not in ("session", RESYNC):
@@ -176,9 +190,12 @@ class SessionsServicer:
                     continue
                 newer = await self._session(request.session_id)
                 if newer.version != session.version:
+                    told = session.earlier if request.changes_only else 0
                     session = newer
                     whole = session.state.ended or event.what == RESYNC
-                    yield _session_event("snapshot" if whole else event.what, session)
+                    yield _session_event(
+                        "snapshot" if whole else event.what, await self._whole(session, told)
+                    )
 
     async def Cancel(self, request: pb.SessionRequest, context: Context) -> pb.Session:
         session = await self._session(request.session_id)
@@ -186,7 +203,7 @@ class SessionsServicer:
             ended = await self._shared.sessions.cancel(session.session_id, CANCELLED_BY_HAND)
         except StateUnavailable as error:
             raise redis_away(error) from error
-        return convert.session(ended or session)
+        return await self._whole(ended or session)
 
 
 def _same(known: Session, request: pb.StartSessionRequest) -> Session:
@@ -199,8 +216,8 @@ def _same(known: Session, request: pb.StartSessionRequest) -> Session:
     return known
 
 
-def _session_event(what: str, session: Session) -> pb.SessionEvent:
-    return pb.SessionEvent(session_id=session.session_id, what=what, session=convert.session(session))
+def _session_event(what: str, session: pb.Session) -> pb.SessionEvent:
+    return pb.SessionEvent(session_id=session.session_id, what=what, session=session)
 
 
 class ModelsServicer:

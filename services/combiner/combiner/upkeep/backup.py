@@ -13,7 +13,7 @@ from combiner.tuning import KNOWN
 from fedcombiner.modelstorage.store import ModelStore, ObjectKey, is_id
 from fedcombiner.servicekit.errors import FailedPrecondition
 from fedcombiner.version import __version__
-from fedcombiner.wire.backup import Header, Lines, NotABackup, Writer, decode
+from fedcombiner.wire.backup import PARTS, Header, Lines, NotABackup, Writer, decode
 
 _PORTION: Final = 1 << 20  # bytes
 _MODEL: Final = "model"
@@ -124,6 +124,8 @@ class _Restoring:
             self._newest = record
         elif kind == "settings":
             await self._put_settings(record)
+        elif kind in PARTS:
+            await self._archive.put(record)
         else:
             new = await self._archive.put(record)
             (self.result.restored if new else self.result.known)[kind] += 1

@@ -631,6 +631,7 @@ class Session(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     CURRENT_JOB_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FIRST_RESULT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     state: Global___State.ValueType
     reason: _builtins.str
@@ -645,6 +646,8 @@ class Session(_message.Message):
     ended_at: _builtins.float
     current_job_id: _builtins.str
     version: _builtins.int
+    first_result: _builtins.int
+    """with `changes_only`: the results before it are as they were told"""
     @_builtins.property
     def config(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -667,10 +670,11 @@ class Session(_message.Message):
         results: _abc.Iterable[Global___RoundResult] | None = ...,
         current_job_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        first_result: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created_at", b"created_at", "current_job_id", b"current_job_id", "ended_at", b"ended_at", "failed_rounds", b"failed_rounds", "model_id", b"model_id", "reason", b"reason", "results", b"results", "rounds", b"rounds", "rounds_done", b"rounds_done", "seed_model_id", b"seed_model_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "created_at", b"created_at", "current_job_id", b"current_job_id", "ended_at", b"ended_at", "failed_rounds", b"failed_rounds", "first_result", b"first_result", "model_id", b"model_id", "reason", b"reason", "results", b"results", "rounds", b"rounds", "rounds_done", b"rounds_done", "seed_model_id", b"seed_model_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,15 +735,19 @@ class SessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    CHANGES_ONLY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    changes_only: _builtins.bool
+    """with Watch: no results of earlier rounds that it told before"""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        changes_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_only", b"changes_only", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

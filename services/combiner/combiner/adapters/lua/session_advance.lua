@@ -7,7 +7,8 @@ if version ~= s.version then
   return redis.error_reply('FCCONFLICT version ' .. version)
 end
 call('HSET', session_key(s.session_id), 'state', s.state, 'reason', s.reason, 'current_job_id', s.current_job_id,
-  'doc', s.doc)
+  'doc', s.doc, 'earlier_done', s.earlier_done, 'earlier_failed', s.earlier_failed)
+all_of('RPUSH', results_key(s.session_id), s.settled)
 if a.job then job_submit(a.job) end
 if ENDED[s.state] then session_end(s.session_id) end
 session_event(s.session_id)
