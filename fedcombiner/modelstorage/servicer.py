@@ -160,15 +160,15 @@ class ModelServiceServicer:
                 return
             except StoreUnavailable as error:
                 log.warning("download interrupted", key=str(key), offset=offset, reason=error.message)
+            except ObjectNotFound:
+                raise _removed(key, offset) from None
 
     async def _open(self, key: ObjectKey, offset: int) -> tuple[AsyncGenerator[bytes, None], bytes | None]:
         chunks = self._store.reader(key, offset)
         try:
             return chunks, await anext(chunks, None)
         except ObjectNotFound:
-            if offset:
-                raise Unavailable(f"{key} was removed while it was sent") from None
-            raise
+            raise _removed(key, offset) from None
 
     async def _retried(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         timeout = self._limits.store_timeout
@@ -180,6 +180,11 @@ class ModelServiceServicer:
                 return await peer
         except TimeoutError:
             raise Unavailable(f"no progress for {self._limits.idle_timeout:g} s") from None
+
+
+def _removed(key: ObjectKey, offset: int) -> ObjectNotFound | Unavailable:
+    """The error for an object that is gone. Once bytes of it were sent, no other object may follow them."""
+    return Unavailable(f"{key} was removed while it was sent") if offset else ObjectNotFound(key)
 
 
 def _places(model_id: str) -> tuple[ObjectKey, ...]:

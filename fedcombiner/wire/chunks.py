@@ -4,7 +4,8 @@ Making a protobuf object of a chunk costs two copies of a mebibyte and more time
 done to it. Here a chunk is read as a view of the message it came in, and written with a single join. The
 bytes are those that protobuf itself writes (https://protobuf.dev/programming-guides/encoding). Fields that
 are not needed, and known ones of an unexpected wire type, are skipped unread; the last of several values
-counts. Groups, which proto3 cannot express, are refused.
+counts. Groups, which proto3 cannot express, are refused. So are messages of many fields: the event loop waits
+while they are read, field by field in Python.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Final, NamedTuple
 from fedcombiner.wire.pb import fedn_pb2
 
 CHUNK_SIZE: Final = 1 << 20
+# The messages have five fields at most; the rest is for fields of later releases.
+MAX_FIELDS: Final = 16
 
 Buffer = bytes | bytearray | memoryview
 
@@ -49,7 +52,8 @@ def decode_request(message: bytes) -> Chunk:
     """Read a serialized `ModelRequest`.
 
     Raises:
-        MalformedMessage: the bytes are cut, hold a group, or the id is not UTF-8.
+        MalformedMessage: the bytes are cut, hold a group or more than MAX_FIELDS fields, or the id is not
+            UTF-8.
     """
     return _decode(memoryview(message), _REQUEST)
 
@@ -58,7 +62,8 @@ def decode_response(message: bytes) -> Chunk:
     """Read a serialized `ModelResponse`, without its `message`.
 
     Raises:
-        MalformedMessage: the bytes are cut, hold a group, or the id is not UTF-8.
+        MalformedMessage: the bytes are cut, hold a group or more than MAX_FIELDS fields, or the id is not
+            UTF-8.
     """
     return _decode(memoryview(message), _RESPONSE)
 
@@ -89,8 +94,11 @@ def _decode(view: memoryview, layout: _Layout) -> Chunk:
     data: Buffer = b""
     model_id: Buffer = b""
     status = 0
-    position, end = 0, len(view)
+    position, end, fields = 0, len(view), 0
     while position < end:
+        fields += 1
+        if fields > MAX_FIELDS:
+            raise MalformedMessage(f"more than {MAX_FIELDS} fields")
         tag, position = _read_varint(view, position, _MAX_TAG_BYTES)
         field, wire_type = tag >> 3, tag & 7
         if not 0 < field < 1 << 29:

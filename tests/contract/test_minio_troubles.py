@@ -11,6 +11,7 @@ import pytest
 
 from fedcombiner.modelstorage.minio import MinioStore
 from fedcombiner.modelstorage.s3 import http, multipart
+from fedcombiner.modelstorage.s3.bucket import S3Bucket
 from fedcombiner.modelstorage.s3.errors import StoreRefused
 from fedcombiner.modelstorage.store import (
     ObjectDamaged,
@@ -250,6 +251,21 @@ async def test_a_missing_bucket_says_what_to_do(place: Place, proxy: Proxy, tmp_
     await store.start()
     await put(store, KEY, b"x")
     await store.close()
+
+
+async def test_a_deletion_that_fails_unexpectedly_answers_its_caller(
+    place: Place, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_bucket: S3Bucket, _name: str, **_options: object) -> None:
+        raise ZeroDivisionError
+
+    async with opened(place, proxy, tmp_path) as store:
+        await put(store, KEY, b"data")
+        with monkeypatch.context() as patch:
+            patch.setattr(S3Bucket, "remove", broken)
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(store.delete(KEY), 20)
+        assert await store.delete(KEY) is True
 
 
 async def test_a_server_that_is_not_there_is_unavailable(place: Place, proxy: Proxy, tmp_path: Path) -> None:

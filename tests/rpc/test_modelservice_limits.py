@@ -227,6 +227,32 @@ async def test_a_model_that_is_removed_while_the_store_is_away(store: WeakStore)
         assert "models/m1 was removed" in details
 
 
+class Vanishing(WeakStore):
+    """A store whose models vanish after their second chunk."""
+
+    async def reader(self, key: ObjectKey, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        async for data in super().reader(key, offset):
+            yield data
+            if key.kind == "models" and self.chunks_read == 2:
+                raise ObjectNotFound(key)
+
+
+async def test_a_download_never_goes_on_with_another_object(tmp_path: Path) -> None:
+    async with started(Vanishing(tmp_path)) as store:
+        await put(store, MODEL, b"a" * 5 * CHUNK_SIZE)
+        await put(store, UPLOAD, b"b" * 5 * CHUNK_SIZE)
+        async with serve(store) as service:
+            call = service.open_download("m1")
+            received = set()
+            while isinstance(message := await next_of(call), ModelResponse):
+                received |= set(message.data)
+            assert received == set(b"a")
+            assert await error_of(call) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "models/m1 was removed while it was sent",
+            )
+
+
 async def test_readers_are_closed_when_their_peers_leave(store: WeakStore) -> None:
     await put(store, MODEL, bytes(50 * CHUNK_SIZE))
     async with serve(store, max_transfers=1) as service:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcombiner.wire.chunks import (
+    MAX_FIELDS,
     MalformedMessage,
     decode_request,
     decode_response,
@@ -75,14 +76,14 @@ def test_reads_responses_as_protobuf_writes_them(
     assert decode_response(response.SerializeToString()) == (model_id, status, data)
 
 
-@given(st.lists(fields()))
+@given(st.lists(fields(), max_size=MAX_FIELDS))
 def test_reads_any_fields_as_protobuf_does(parts: list[bytes]) -> None:
     raw = b"".join(parts)
     expected = fedn_pb2.ModelRequest.FromString(raw)
     assert decode_request(raw) == (expected.id, expected.status, expected.data)
 
 
-@given(st.lists(fields(), min_size=1), st.data())
+@given(st.lists(fields(), min_size=1, max_size=MAX_FIELDS), st.data())
 def test_refuses_what_is_cut(parts: list[bytes], data: st.DataObject) -> None:
     cut = b"".join(parts)[: -data.draw(st.integers(1, len(parts[-1]) - 1))]
     with pytest.raises(DecodeError):
@@ -120,6 +121,44 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 def test_says_what_is_malformed(raw: bytes, complaint: str) -> None:
     with pytest.raises(MalformedMessage, match=complaint):
         decode_request(raw)
+
+
+class CountingView:
+    """A memoryview that counts how often it is looked into."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._view = memoryview(raw)
+        self.looks = 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, at: slice) -> memoryview:
+        self.looks += 1
+        return self._view[at]
+
+
+def test_megabytes_of_tiny_fields_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    views: list[CountingView] = []
+
+    def view(raw: bytes) -> CountingView:
+        views.append(CountingView(raw))
+        return views[-1]
+
+    monkeypatch.setattr("fedcombiner.wire.chunks.memoryview", view, raising=False)
+    with pytest.raises(MalformedMessage, match="more than 16 fields"):
+        decode_request(b"\x08\x01" * (1 << 20))
+    assert views[0].looks <= 2 * MAX_FIELDS
+
+
+@pytest.mark.parametrize("fields", [MAX_FIELDS, MAX_FIELDS + 1])
+def test_bounds_the_number_of_fields(fields: int) -> None:
+    raw = b"\x38\x01" * (fields - 1) + b"\x22\x01m"
+    if fields <= MAX_FIELDS:
+        assert decode_request(raw).id == "m"
+    else:
+        with pytest.raises(MalformedMessage):
+            decode_request(raw)
 
 
 def test_data_is_a_view_of_the_message() -> None:

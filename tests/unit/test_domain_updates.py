@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from combiner.domain.updates import (
+    MAX_CHARS,
     MAX_EXAMPLES,
     TaskRef,
     parse_failure,
@@ -110,7 +111,7 @@ def test_without_a_number_of_examples(text: str):
 def test_meta_that_is_no_object(text: str):
     found = parse_update_meta(text, DATA)
     assert (found.num_examples, found.task_id) == (0, "task-1")
-    assert found.problem == "meta is not a JSON object of at most 1048576 characters"
+    assert found.problem == f"meta is not a JSON object of at most {MAX_CHARS} characters"
 
 
 @pytest.mark.parametrize(

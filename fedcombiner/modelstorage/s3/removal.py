@@ -1,6 +1,7 @@
 """Deletion in two steps: the record at once, then the data, which may have to wait for its readers."""
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 from typing import Final
 
@@ -8,7 +9,7 @@ import structlog
 
 from fedcombiner.modelstorage.s3.bucket import S3Bucket
 from fedcombiner.modelstorage.s3.layout import Record, record_name
-from fedcombiner.modelstorage.store import STORE_AWAY, StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import STORE_AWAY
 from fedcombiner.modelstorage.workers import Workers
 
 log = structlog.get_logger(__name__)
@@ -35,33 +36,37 @@ class Removals:
         Raises:
             StoreFull, StoreUnavailable: the record may still be there.
         """
-        gone: asyncio.Future[StoreFull | StoreUnavailable | None] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._remove(record, gone))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if error := await asyncio.shield(gone):
-            raise error
+        await asyncio.shield(self._start(self._remove(record)))
 
     async def close(self) -> None:
         """Wait for all deletions under way; from some seconds on, they try once only."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_GRACE_S)
         self._bucket.close()
-        if self._tasks:
+        while self._tasks:
             await asyncio.wait(self._tasks)
         self._workers.close()
 
-    async def _remove(
-        self, record: Record, gone: "asyncio.Future[StoreFull | StoreUnavailable | None]"
-    ) -> None:
-        async with self._under_way:
-            try:
-                await self._workers.run(partial(self._bucket.remove, record_name(record.info.key)))
-            except STORE_AWAY as error:
-                gone.set_result(error)
-                return
-            gone.set_result(None)
-            try:
-                await self._workers.run(partial(self._bucket.remove, record.data, patience=_PATIENCE_S))
-            except STORE_AWAY as error:
-                log.warning("data of a deleted object is left behind", name=record.data, reason=error.message)
+    def _start(self, step: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(step)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _remove(self, record: Record) -> None:
+        """Remove the record, and leave the data to a task of its own."""
+        await self._under_way.acquire()
+        try:
+            await self._workers.run(partial(self._bucket.remove, record_name(record.info.key)))
+        except BaseException:
+            self._under_way.release()
+            raise
+        self._start(self._remove_data(record.data))
+
+    async def _remove_data(self, name: str) -> None:
+        try:
+            await self._workers.run(partial(self._bucket.remove, name, patience=_PATIENCE_S))
+        except STORE_AWAY as error:
+            log.warning("data of a deleted object is left behind", name=name, reason=error.message)
+        finally:
+            self._under_way.release()
