@@ -30,8 +30,9 @@ OF_THE_CHART: Final = frozenset(
     """
     host port metrics_host metrics_port log_level log_format drain_seconds tls_cert_file tls_key_file
     tls_from_discovery operator_token operator_token_file insecure require_client_tokens redis_url
+    redis_password
     store data scratch minio_url minio_bucket minio_region minio_access_key minio_secret_key minio_ca_file
-    advertise advertise_tls discovery_url discovery_ca_file discovery_token
+    advertise advertise_tls modelstores discovery_url discovery_ca_file discovery_token
     combiner_ca_file combiner_cert_file combiner_key_file combiner_token
     """.split()  # noqa: SIM905
 )

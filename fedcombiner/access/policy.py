@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import structlog
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from fedcombiner.access.record import TokenRecord
 from fedcombiner.access.roles import Role
 from fedcombiner.access.secret import digest
 from fedcombiner.servicekit.binding import is_loopback
 from fedcombiner.servicekit.errors import StartupError
-from fedcombiner.servicekit.settings import ServiceSettings
+from fedcombiner.servicekit.settings import ServiceSettings, with_password
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +41,28 @@ class AccessSettings(ServiceSettings):
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
-        description="redis://[user:password@]host:port/db or unix:///path; empty: no tokens there",
+        description="redis://[user[:password]@]host:port/db or unix:///path; empty: no tokens there",
     )
+    redis_password: SecretStr = Field(
+        SecretStr(""), description="password for REDIS_URL as it is; one in the URL must be percent-encoded"
+    )
+
+    @model_validator(mode="after")
+    def _one_redis_password(self) -> Self:
+        try:
+            _ = self.redis_address
+        except ValueError:
+            raise ValueError(
+                "REDIS_URL cannot be read, or has another password than REDIS_PASSWORD: leave the password"
+                " out of the URL"
+            ) from None
+        return self
+
+    @property
+    def redis_address(self) -> str:
+        """REDIS_URL with REDIS_PASSWORD in it."""
+        url, password = self.redis_url.get_secret_value(), self.redis_password.get_secret_value()
+        return with_password(url, password) if url and password else url
 
     @property
     def serves_tls(self) -> bool:

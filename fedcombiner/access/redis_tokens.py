@@ -23,7 +23,7 @@ CONNECTIONS: Final = 4  # who finds all of them busy waits for COMMAND_S, then g
 
 def reader_of(settings: AccessSettings) -> RedisTokens | None:
     """The tokens at REDIS_URL; None if it is empty."""
-    url = settings.redis_url.get_secret_value()
+    url = settings.redis_address
     return RedisTokens(url) if url else None
 
 

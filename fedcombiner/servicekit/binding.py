@@ -17,6 +17,16 @@ class BindError(StartupError):
         super().__init__(f"{setting}={port}: cannot listen on {host}:{port}: {reason}")
 
 
+def place(host: str, port: int) -> str:
+    """HOST:PORT, as URLs and gRPC have it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if is_ipv6(host) else f"{host}:{port}"
+
+
+def is_ipv6(host: str) -> bool:
+    """Whether `host` is an IPv6 address without brackets."""
+    return ":" in host and not host.startswith("[")
+
+
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on all addresses of `host`; with port 0 all on one free port. Raises OSError."""
     with ExitStack() as opened:

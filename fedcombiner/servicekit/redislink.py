@@ -30,7 +30,7 @@ _MEANING: Final[Mapping[type[RedisError], str]] = {
     ReadOnlyError: "is a read-only replica",
     NoPermissionError: "lacks a permission for our user",
     BusyLoadingError: "is still loading its data",
-    AuthenticationError: "refuses the user and password in REDIS_URL",
+    AuthenticationError: "refuses the user and password in REDIS_URL (REDIS_PASSWORD)",
     RedisConnectionError: "cannot be reached (REDIS_URL)",
     RedisTimeoutError: "cannot be reached (REDIS_URL)",
 }

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from fedcombiner.servicekit.binding import BindError, probe
+from fedcombiner.servicekit.binding import BindError, place, probe
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
 from fedcombiner.servicekit.requests import RequestIds
 from fedcombiner.servicekit.tls import ServerIdentity, server_credentials
@@ -133,7 +133,7 @@ def bind(
 
     Raises BindError naming the `setting`.
     """
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = place(host, port)
     try:
         # gRPC does not say why it cannot listen, and is content with one of several addresses of a name.
         probe(host, port)

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -117,3 +118,16 @@ def load_or_exit(kind: type[SettingsT], **overrides: Any) -> SettingsT:
 def without_credentials(text: str) -> str:
     """`text` with the user and password of any URL in it masked."""
     return re.sub(r"://[^\s@]*@", "://***@", text)
+
+
+def with_password(url: str, password: str) -> str:
+    """`url` with `password` in it, percent-encoded.
+
+    Raises:
+        ValueError: it has another one already.
+    """
+    parts = urlsplit(url)
+    if parts.password is not None and password not in (parts.password, unquote(parts.password)):
+        raise ValueError("the URL has another password")
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{place}").geturl()

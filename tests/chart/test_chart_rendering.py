@@ -195,10 +195,7 @@ def test_variables_of_the_services_are_settings_that_they_have(variant: Rendered
         if f"Deployment/{name}" not in variant:
             continue
         given = environment(variant[f"Deployment/{name}"])
-        # The one that is a part of REDIS_URL.
-        assert {key.lower() for key in given} - {
-            "redis_password"
-        } <= OF_THE_CHART & settings.model_fields.keys()
+        assert {key.lower() for key in given} <= OF_THE_CHART & settings.model_fields.keys()
 
 
 def test_nothing_is_reached_but_what_the_stack_needs(default: Rendered) -> None:
@@ -211,7 +208,7 @@ def test_nothing_is_reached_but_what_the_stack_needs(default: Rendered) -> None:
         assert "egress" not in spec
         assert all(rule["from"] for rule in spec["ingress"])
     for name in ("combiner", "modelstore"):
-        [from_gateway, _] = default[f"NetworkPolicy/{name}"]["spec"]["ingress"]
+        from_gateway, *_ = default[f"NetworkPolicy/{name}"]["spec"]["ingress"]
         [peer] = from_gateway["from"]
         assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
     for key, one in default.items():
@@ -219,6 +216,27 @@ def test_nothing_is_reached_but_what_the_stack_needs(default: Rendered) -> None:
             for rule in one["spec"].get("egress", []):
                 assert rule["to"], f"{key}: nothing is called that is not named"
                 assert rule["ports"], key
+
+
+def test_combiners_ask_modelstores_whether_they_are_ready(default: Rendered) -> None:
+    """By the name of the headless service, which stands for each of them."""
+    place = environment(default["Deployment/combiner"])["MODELSTORES"]
+    assert place == "fc-modelstore:9464"
+    assert default["Service/modelstore"]["spec"]["clusterIP"] == "None"
+    asked, answering = (default[f"NetworkPolicy/{name}"]["spec"] for name in ("combiner", "modelstore"))
+
+    def between(rules: list[Any], side: str, component: str) -> list[Any]:
+        peer = {"app.kubernetes.io/component": component}
+        return [
+            rule["ports"]
+            for rule in rules
+            for one in rule.get(side, ())
+            if peer.items() <= one["podSelector"]["matchLabels"].items()
+        ]
+
+    with_names = [rule for rule in asked["egress"] if "podSelector" in rule["to"][0]]
+    assert between(with_names, "to", "modelstore") == [[{"port": 9464}]]
+    assert between(answering["ingress"], "from", "combiner") == [[{"port": 9464}]]
 
 
 def test_made_passwords_are_long_and_differ(default: Rendered) -> None:
@@ -573,8 +591,8 @@ OPTIONS = [
         "redis.host",
         "r2.example.org",
         env("combiner", "REDIS_URL"),
-        "redis://default:$(REDIS_PASSWORD)@redis.example.org:6379/0",
-        "redis://default:$(REDIS_PASSWORD)@r2.example.org:6379/0",
+        "redis://default@redis.example.org:6379/0",
+        "redis://default@r2.example.org:6379/0",
         OWN_REDIS,
     ),
     Option("redis.port", 6380, egress_ports("modelstore"), [[{"port": 6379}]], [[{"port": 6380}]], OWN_REDIS),
@@ -582,32 +600,32 @@ OPTIONS = [
         "redis.tls",
         True,
         env("modelstore", "REDIS_URL"),
-        "redis://tokens:$(REDIS_PASSWORD)@redis.example.org:6379/0",
-        "rediss://tokens:$(REDIS_PASSWORD)@redis.example.org:6379/0",
+        "redis://tokens@redis.example.org:6379/0",
+        "rediss://tokens@redis.example.org:6379/0",
         OWN_REDIS,
     ),
     Option(
         "redis.database",
         7,
         env("discovery", "REDIS_URL"),
-        "redis://tokens:$(REDIS_PASSWORD)@redis.example.org:6379/0",
-        "redis://tokens:$(REDIS_PASSWORD)@redis.example.org:6379/7",
+        "redis://tokens@redis.example.org:6379/0",
+        "redis://tokens@redis.example.org:6379/7",
         OWN_REDIS,
     ),
     Option(
         "redis.user",
         "fc",
         env("combiner", "REDIS_URL"),
-        "redis://default:$(REDIS_PASSWORD)@redis.example.org:6379/0",
-        "redis://fc:$(REDIS_PASSWORD)@redis.example.org:6379/0",
+        "redis://default@redis.example.org:6379/0",
+        "redis://fc@redis.example.org:6379/0",
         OWN_REDIS,
     ),
     Option(
         "redis.tokensUser",
         "reader",
         env("modelstore", "REDIS_URL"),
-        "redis://tokens:$(REDIS_PASSWORD)@fc-redis:6379/0",
-        "redis://reader:$(REDIS_PASSWORD)@fc-redis:6379/0",
+        "redis://tokens@fc-redis:6379/0",
+        "redis://reader@fc-redis:6379/0",
     ),
     Option("redis.tokensUser", "reader", of("StatefulSet/redis", "env", 4, "value"), "tokens", "reader"),
     Option(

@@ -14,7 +14,7 @@ from fedcombiner.servicekit.redislink import described
     [
         (
             AuthenticationError("invalid pair"),
-            "Redis refuses the user and password in REDIS_URL: invalid pair",
+            "Redis refuses the user and password in REDIS_URL (REDIS_PASSWORD): invalid pair",
         ),
         (RedisConnectionError("refused"), "Redis cannot be reached (REDIS_URL): refused"),
         (OutOfMemoryError("oom"), "Redis is full (maxmemory): oom"),

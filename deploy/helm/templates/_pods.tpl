@@ -112,9 +112,9 @@ readinessProbe:
     secretKeyRef: {name: {{ include "fc.redisSecret" .root }}, key: {{ .redisKey }}}
 - name: REDIS_URL
   {{- if $v.redis.embedded }}
-  value: redis://{{ .redisUser }}:$(REDIS_PASSWORD)@{{ include "fc.name" (list .root "redis") }}:6379/0
+  value: redis://{{ .redisUser }}@{{ include "fc.name" (list .root "redis") }}:6379/0
   {{- else }}
-  value: {{ ternary "rediss" "redis" $v.redis.tls }}://{{ .redisUser }}:$(REDIS_PASSWORD)@{{ $v.redis.host }}:{{ $v.redis.port }}/{{ $v.redis.database }}
+  value: {{ ternary "rediss" "redis" $v.redis.tls }}://{{ .redisUser }}@{{ $v.redis.host }}:{{ $v.redis.port }}/{{ $v.redis.database }}
   {{- end }}
 - {name: STORE, value: minio}
 {{- include "fc.storeEnvironment" .root | nindent 0 }}

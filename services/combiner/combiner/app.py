@@ -378,8 +378,8 @@ async def serve(
     health = Health(metrics)
     supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)
-    shared = RedisState(settings.redis_url.get_secret_value(), limits=limits)
-    tokens = RedisTokens(settings.redis_url.get_secret_value())
+    shared = RedisState(settings.redis_address, limits=limits)
+    tokens = RedisTokens(settings.redis_address)
     access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
     store = make_store(settings)
     app = CombinerApp(

@@ -10,6 +10,8 @@ from typing import Final
 import httpx
 import structlog
 
+from fedcombiner.servicekit.binding import place
+
 log = structlog.get_logger()
 
 ANSWER_S: Final = 1.0
@@ -19,7 +21,8 @@ Address = tuple[str, int]
 
 class Modelstores:
     """`places`: HOST:PORT where each answers /readyz. A name may stand for several, as that of a headless
-    service does.
+    service does; one that has IPv4 and IPv6 addresses is asked at those of IPv4, where services listen
+    unless they are told otherwise.
     """
 
     def __init__(self, places: Sequence[str]) -> None:
@@ -44,7 +47,7 @@ class Modelstores:
 
     async def _is_ready(self, address: Address) -> bool:
         try:
-            return (await self._http.get("http://{}:{}/readyz".format(*address))).status_code == 200
+            return (await self._http.get(f"http://{place(*address)}/readyz")).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -52,11 +55,14 @@ class Modelstores:
         await self._http.aclose()
 
 
-async def _addresses(place: Address) -> list[Address]:
+async def _addresses(named: Address) -> list[Address]:
     """Empty: nobody has this name."""
+    host, port = named
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(*place, family=socket.AF_INET, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    return [(str(address[0]), int(address[1])) for *_, address in found]
+    families = {family for family, *_ in found}
+    wanted = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+    return [(str(address[0]), int(address[1])) for family, *_, address in found if family == wanted]

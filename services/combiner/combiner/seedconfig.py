@@ -10,7 +10,7 @@ from typing import Any, Final
 from combiner.aggregation import AGGREGATORS
 from combiner.connect import anybody
 from combiner.settings import CombinerSettings
-from fedcombiner.servicekit.binding import is_loopback
+from fedcombiner.servicekit.binding import is_ipv6, is_loopback, place
 from fedcombiner.servicekit.errors import InvalidArgument
 
 # FEDn's command puts them there; they mean nothing once the config is read.
@@ -57,26 +57,31 @@ class SeedConfig:
 
 def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
     """FEDn's `host` is where clients reach the combiner; it listens on loopback if that is one."""
-    host = str(given.get("host", "localhost"))
-    listen = given.get("bind") or ("127.0.0.1" if is_loopback(host) else "0.0.0.0")
+    host = str(given.get("host", "localhost")).strip("[]")
+    listen = given.get("bind") or _listen(host)
     port = given.get("port", CombinerSettings.model_fields["port"].default)
     return {
         "host": listen,
         "port": port,
         "metrics_host": given.get("metrics_host", listen),
-        "advertise": f"{host}:{port}" if port else "",
+        "advertise": place(host, port) if port else "",
         "advertise_fqdn": given.get("fqdn", ""),
     }
 
 
+def _listen(host: str) -> str:
+    if is_ipv6(host):
+        return "::1" if is_loopback(host) else "::"
+    return "127.0.0.1" if is_loopback(host) else "0.0.0.0"
+
+
 def _discovery(given: Mapping[str, Any]) -> dict[str, Any]:
-    host = given.get("discover_host")
+    host = str(given.get("discover_host") or "").strip("[]")
     if not host:
         return {}
     scheme = "https" if given.get("secure") else "http"
-    port = given.get("discover_port")
-    url = f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
-    return {"discovery_url": url, "discovery_token": given.get("token", "")}
+    port = given.get("discover_port") or (443 if given.get("secure") else 80)
+    return {"discovery_url": f"{scheme}://{place(host, port)}", "discovery_token": given.get("token", "")}
 
 
 def _certificate(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from fedcombiner.access.policy import AccessSettings
 from fedcombiner.modelstorage.settings import StoreSettings
 from fedcombiner.servicekit.settings import Port, Seconds
+
+_PLACE: Final = r"(\[[0-9A-Fa-f:.]+\]|[^:,\s\[\]]+):[0-9]{1,5}"  # an IPv6 address stands in brackets
 
 
 class CombinerSettings(StoreSettings, AccessSettings):
@@ -23,11 +25,11 @@ class CombinerSettings(StoreSettings, AccessSettings):
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://localhost:6379/0"),
-        description="redis://[user:password@]host:port/db or unix:///path",
+        description="redis://[user[:password]@]host:port/db or unix:///path",
     )
     advertise: str = Field(
         "",
-        pattern=r"^(|[^:\s]+:[0-9]{1,5})$",
+        pattern=rf"^(|{_PLACE})$",
         description="HOST:PORT that clients reach the combiner at; the gateway's",
     )
     tls_from_discovery: bool = Field(
@@ -54,7 +56,7 @@ class CombinerSettings(StoreSettings, AccessSettings):
     discovery_token: SecretStr = Field(SecretStr(""), description="token for the announcement")
     modelstores: str = Field(
         "",
-        pattern=r"^(|[^:,\s]+:[0-9]{1,5}(,[^:,\s]+:[0-9]{1,5})*)$",
+        pattern=rf"^(|{_PLACE}(,{_PLACE})*)$",
         description="HOST:PORT,... where the modelstores answer /readyz; empty: they are not looked at",
     )
     max_clients: int = Field(
