@@ -96,8 +96,16 @@ TRANSFER: Final[Sequence[Panel]] = [
         "Transfers",
         "short",
         {
-            "sum(fedcombiner_transfers_running)": "under way",
-            "sum(fedcombiner_transfers_waiting)": "waiting",
+            "sum by (way) (fedcombiner_transfers_running)": "{{way}}, under way",
+            "sum by (way) (fedcombiner_transfers_slow)": "{{way}}, slow",
+            "sum by (way) (fedcombiner_transfers_waiting)": "{{way}}, waiting",
+        },
+    ),
+    (
+        "Transfers that gave way",
+        "ops",
+        {
+            "sum by (way, event) (rate(fedcombiner_transfer_events_total[5m]))": "{{way}}, {{event}}",
         },
     ),
     (

@@ -121,6 +121,11 @@ class Pass:
     def role(self) -> Role:
         return self._record.role
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the token is good for certain clients only."""
+        return bool(self._record.clients)
+
     def check_client(self, name: str) -> None:
         """Raises PermissionDenied if the token is bound to other clients than this."""
         bound = self._record.clients

@@ -17,6 +17,7 @@ from fedcombiner.access.gate import Gate, Pass
 from fedcombiner.access.roles import Role
 from fedcombiner.access.secret import header
 from fedcombiner.access.table import RPCS, Access
+from fedcombiner.servicekit.caller import bound_token
 from fedcombiner.servicekit.errors import (
     MEANT_TRAILER,
     PermissionDenied,
@@ -113,6 +114,7 @@ class _Guarded:
         metadata = context.invocation_metadata() or ()
         authorization = header([str(value) for key, value in metadata if key == "authorization"])
         admitted = await self._gate.admit(self._access, authorization)
+        bound_token.set(admitted.key if admitted.is_bound else "")
         # Raw messages, and streams of them, name nobody: an Upload has no sender in any FEDn client.
         sender = getattr(request, "sender", None)
         if self._for_clients and sender is not None:

@@ -5,17 +5,15 @@ when the peer has taken the last, so flow control reaches through from disk to p
 RESOURCE_EXHAUSTED and FAILED_PRECONDITION never come from here, because they end FEDn's clients.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 import grpc.aio
 import structlog
 
-from fedcombiner.modelstorage.slots import Slots
+from fedcombiner.modelstorage.limits import TransferLimits, TransferMeter
 from fedcombiner.modelstorage.store import (
     Buffer,
     ModelStore,
@@ -26,8 +24,11 @@ from fedcombiner.modelstorage.store import (
     ObjectWriter,
     StoreUnavailable,
 )
+from fedcombiner.modelstorage.traffic import Traffic
+from fedcombiner.modelstorage.transfer import Transfer
 from fedcombiner.modelstorage.upload import UploadProtocol, decode
 from fedcombiner.servicekit.backoff import Backoff, retry
+from fedcombiner.servicekit.caller import share_of
 from fedcombiner.servicekit.errors import InvalidArgument, Unavailable
 from fedcombiner.wire.chunks import encode_response
 from fedcombiner.wire.pb.fedn_pb2 import FAILED, IN_PROGRESS, OK
@@ -38,37 +39,11 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
+_Receive: TypeAlias = Callable[[], Awaitable[Buffer | None]]
+
 _RECEIVED: Final = "Got model successfully."
-
-
-@dataclass(frozen=True)
-class TransferLimits:
-    """What a ModelService spends on its peers.
-
-    Attributes:
-        max_bytes: size of the largest model that is taken.
-        max_transfers: how many transfers run at once, both ways together; more wait in the order they came,
-            with no more of their data taken than HTTP/2 flow control lets through.
-        idle_timeout: seconds after which a peer that neither sends nor takes a chunk is cut off.
-        store_timeout: seconds that a transfer waits for a store that is away.
-    """
-
-    max_bytes: int = 2 << 30
-    max_transfers: int = 16
-    idle_timeout: float = 60.0
-    store_timeout: float = 30.0
-
-
-def _uncounted(_bytes: int) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class TransferMeter:
-    """Is told of bytes of models as they come in from clients and go out to them."""
-
-    received: Callable[[int], None] = _uncounted
-    sent: Callable[[int], None] = _uncounted
+# An upload waits for a place to run with so many bytes in hand, or with all it has.
+_FIRST_BYTES: Final = 64 << 10
 
 
 class ModelServiceServicer:
@@ -88,21 +63,26 @@ class ModelServiceServicer:
         self._store = store
         self._limits = limits or TransferLimits()
         self._meter = meter or TransferMeter()
-        self.slots = Slots(self._limits.max_transfers)
+        self.uploads = Traffic(self._limits, partial(self._meter.happened, "in"))
+        self.downloads = Traffic(self._limits, partial(self._meter.happened, "out"))
         self._backoff = Backoff()
 
     @raw_messages
     async def Upload(self, request_iterator: object, context: _Context) -> bytes:
         """Take a model in chunks; answers when it is durable. docs/models.md says what is refused."""
-        # The slot comes before the first message: whoever waits for one must not hold a chunk.
-        async with self.slots:
+        with self.uploads.transfer(share_of(context)) as transfer:
             protocol = UploadProtocol()
-            data = await self._receive(protocol, context)
+            receive = partial(self._receive, protocol, transfer, context)
+            await self.uploads.begin(transfer)
+            head, more = await _first_bytes(receive)
+            if head:
+                await self.uploads.run(transfer)
             async with AsyncExitStack() as stack:
                 writer = await self._retried(partial(self._writer, stack, protocol.key))
-                while data is not None:
+                await writer.write(head)
+                while more and (data := await receive()) is not None:
                     await writer.write(data)
-                    data = await self._receive(protocol, context)
+                    await self.uploads.share(transfer)
                 info = await writer.commit()
         log.info("model received", model_id=info.key.id, size=info.size)
         return encode_response(info.key.id, OK, message=_RECEIVED)
@@ -111,9 +91,11 @@ class ModelServiceServicer:
     async def Download(self, request: bytes, context: _Context) -> None:
         """Send a model in chunks and an end mark, or one message FAILED if there is none."""
         model_id = decode(request).id
-        async with self.slots:
-            found = await self._send_from_anywhere(model_id, context)
-            await self._in_time(context.write(encode_response(model_id, OK if found else FAILED)))
+        with self.downloads.transfer(share_of(context)) as transfer:
+            await self.downloads.begin(transfer)
+            await self.downloads.run(transfer)
+            found = await self._send_from_anywhere(model_id, transfer, context)
+            await transfer.peer(context.write(encode_response(model_id, OK if found else FAILED)))
 
     async def find(self, model_id: str) -> ObjectInfo | None:
         """The complete object that a Download of this id sends; None if there is none, or it is no id."""
@@ -122,11 +104,14 @@ class ModelServiceServicer:
                 return info
         return None
 
-    async def _receive(self, protocol: UploadProtocol, context: _Context) -> Buffer | None:
-        message = await self._in_time(context.read())
+    async def _receive(
+        self, protocol: UploadProtocol, transfer: Transfer, context: _Context
+    ) -> Buffer | None:
+        message = await transfer.peer(context.read())
         if not isinstance(message, bytes):  # grpc.aio.EOF
             raise protocol.end()
         data = protocol.feed(message)
+        transfer.moved(len(data or b""))
         self._meter.received(len(data or b""))
         return data
 
@@ -136,16 +121,16 @@ class ModelServiceServicer:
             return _Unneeded(info, self._limits.max_bytes)
         return await stack.enter_async_context(self._store.writer(key, max_bytes=self._limits.max_bytes))
 
-    async def _send_from_anywhere(self, model_id: str, context: _Context) -> bool:
+    async def _send_from_anywhere(self, model_id: str, transfer: Transfer, context: _Context) -> bool:
         for key in _places(model_id):
             try:
-                await self._send(key, context)
+                await self._send(key, transfer, context)
             except ObjectNotFound:
                 continue
             return True
         return False
 
-    async def _send(self, key: ObjectKey, context: _Context) -> None:
+    async def _send(self, key: ObjectKey, transfer: Transfer, context: _Context) -> None:
         """Send all chunks, going on at the same byte when the store has been away in between."""
         offset = 0
         while True:
@@ -153,9 +138,11 @@ class ModelServiceServicer:
             try:
                 async with aclosing(chunks):
                     while chunk is not None:
-                        await self._in_time(context.write(encode_response(key.id, IN_PROGRESS, chunk)))
+                        await transfer.peer(context.write(encode_response(key.id, IN_PROGRESS, chunk)))
                         offset += len(chunk)
+                        transfer.moved(len(chunk))
                         self._meter.sent(len(chunk))
+                        await self.downloads.share(transfer)
                         chunk = await anext(chunks, None)
                 return
             except StoreUnavailable as error:
@@ -174,12 +161,18 @@ class ModelServiceServicer:
         timeout = self._limits.store_timeout
         return await retry(attempt, on=StoreUnavailable, timeout=timeout, backoff=self._backoff)
 
-    async def _in_time(self, peer: Awaitable[_T]) -> _T:
-        try:
-            async with asyncio.timeout(self._limits.idle_timeout):
-                return await peer
-        except TimeoutError:
-            raise Unavailable(f"no progress for {self._limits.idle_timeout:g} s") from None
+
+async def _first_bytes(receive: _Receive) -> tuple[Buffer, bool]:
+    """The beginning of a model, and whether more of it may follow."""
+    head = bytearray()
+    while len(head) < _FIRST_BYTES:
+        data = await receive()
+        if data is None:
+            return head, False
+        if not head and len(data) >= _FIRST_BYTES:
+            return data, True
+        head += data
+    return head, True
 
 
 def _removed(key: ObjectKey, offset: int) -> ObjectNotFound | Unavailable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -56,6 +56,10 @@ class FairQueue(Generic[T]):
         if not of_owner:
             del self._of[entry.owner]
         self._resize(entry.owner, -entry.size)
+
+    def owners(self) -> KeysView[str]:
+        """Those who have entries, in the order in which they came to have some."""
+        return self._of.keys()
 
     def number_of(self, owner: str) -> int:
         return len(self._of.get(owner, ()))

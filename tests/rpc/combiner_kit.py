@@ -29,7 +29,8 @@ from fedcombiner.client.operator import OperatorClient
 from fedcombiner.client.transfer import download_bytes, upload
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.diskwriter import DiskWriter
-from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits
+from fedcombiner.modelstorage.limits import TransferLimits
+from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Stopped, Supervisor

@@ -10,7 +10,8 @@ import grpc.aio
 import pytest
 
 from fedcombiner.modelstorage.disk import DiskStore
-from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits, TransferMeter
+from fedcombiner.modelstorage.limits import TransferLimits, TransferMeter
+from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.modelstorage.store import ModelStore, ObjectInfo, ObjectKey
 from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.rpc import build_server
@@ -75,21 +76,29 @@ class Service(Calls):
     """A running ModelService, what it was told to count, and its store."""
 
     store: ModelStore
+    servicer: ModelServiceServicer
+    address: str = ""
     received: list[int] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
+    events: list[tuple[str, str]] = field(default_factory=list)
 
 
 @asynccontextmanager
-async def serve(store: ModelStore, **limits: float) -> AsyncIterator[Service]:
+async def serve(
+    store: ModelStore, *, address: str = "127.0.0.1:0", **limits: float
+) -> AsyncIterator[Service]:
     server = build_server(Metrics().rpc)
     received: list[int] = []
     sent: list[int] = []
-    meter = TransferMeter(received.append, sent.append)
-    add_services(server, {"ModelService": ModelServiceServicer(store, TransferLimits(**limits), meter)})
-    port = server.add_insecure_port("127.0.0.1:0")
+    events: list[tuple[str, str]] = []
+    meter = TransferMeter(received.append, sent.append, lambda way, event: events.append((way, event)))
+    servicer = ModelServiceServicer(store, TransferLimits(**limits), meter)  # type: ignore[arg-type]
+    add_services(server, {"ModelService": servicer})
+    port = server.add_insecure_port(address)
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Service(channel, store, received, sent)
+    at = f"{'[::1]' if '[' in address else '127.0.0.1'}:{port}"
+    async with grpc.aio.insecure_channel(at) as channel:
+        yield Service(channel, store, servicer, at, received, sent, events)
     await server.stop(None)
 
 

@@ -65,8 +65,10 @@ async def test_a_modelstore_serves_and_shows_what_it_did(tmp_path: Path) -> None
         text = (await http.get("/metrics")).text
         assert 'fedcombiner_model_bytes_total{way="in"} 5.0' in text
         assert 'fedcombiner_model_bytes_total{way="out"} 5.0' in text
-        assert "fedcombiner_transfers_running 0.0" in text
-        assert "fedcombiner_transfers_waiting 0.0" in text
+        for way in ("in", "out"):
+            for state in ("running", "slow", "waiting"):
+                assert f'fedcombiner_transfers_{state}{{way="{way}"}} 0.0' in text
+            assert f'fedcombiner_transfer_events_total{{event="cut",way="{way}"}} 0.0' in text
         assert 'backend_up{backend="store"} 1.0' in text
         status = (await http.get("/statusz")).json()
         assert (status["service"], status["backends"]["store"]["up"]) == ("modelstore", True)
@@ -108,6 +110,9 @@ async def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         ("store", "floppy"),
         ("max_model_bytes", 0),
         ("max_transfers", 0),
+        ("max_slow_transfers", 0),
+        ("max_waiting_transfers", 0),
+        ("min_transfer_rate", 0),
         ("idle_seconds", -1),
         ("port", 70_000),
     ],

@@ -13,13 +13,12 @@ import pytest
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, ObjectNotFound, StoreFull, StoreUnavailable
-from fedcombiner.wire.chunks import CHUNK_SIZE, encode_request
-from fedcombiner.wire.pb.fedn_pb2 import OK, ModelResponse
+from fedcombiner.wire.chunks import CHUNK_SIZE
+from fedcombiner.wire.pb.fedn_pb2 import ModelResponse
 from tests.rpc.modelservice_kit import (
     Service,
     chunk,
     data_of,
-    eventually,
     messages_of,
     put,
     serve,
@@ -114,23 +113,6 @@ async def test_a_silent_uploader_is_cut_off(store: WeakStore, tmp_path: Path) ->
 
 
 # ---- many at once ----
-
-
-async def test_transfers_beyond_the_limit_wait(store: WeakStore) -> None:
-    async with serve(store, max_transfers=2) as service:
-        calls = [await begin(service, f"u{number}") for number in range(2)]
-        await eventually(lambda: sum(service.received) == 2, "the first two chunks")
-        waiting = [
-            asyncio.create_task(service.upload(*messages_of(b"y", f"u{number}"))) for number in range(2, 5)
-        ]
-        done, _ = await asyncio.wait(waiting, timeout=0.2)
-        assert not done
-        assert sum(service.received) == 2
-        for call in calls:
-            await call.write(encode_request(f"u{calls.index(call)}", OK))
-            await call.done_writing()
-            assert (await call).status == OK
-        assert [reply.status for reply in await asyncio.gather(*waiting)] == [OK] * 3
 
 
 async def begin(service: Service, model_id: str) -> grpc.aio.StreamUnaryCall[bytes, ModelResponse]:

@@ -19,7 +19,7 @@ from combiner.helpers import Helper, NpzDictHelper, NpzListHelper, get_helper
 from combiner.modelservice import ModelService
 
 from fedcombiner.modelstorage.disk import DiskStore
-from fedcombiner.modelstorage.servicer import TransferLimits
+from fedcombiner.modelstorage.limits import TransferLimits
 from fedcombiner.modelstorage.store import ObjectTooLarge
 from fedcombiner.servicekit.errors import InvalidArgument, StartupError
 from fedcombiner.servicekit.loopthread import LoopThread

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from combiner.helpers import Helper, temporary_path
 from fedcombiner.modelstorage.disk import DiskStore
-from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits
+from fedcombiner.modelstorage.limits import TransferLimits
+from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.modelstorage.store import Buffer, ModelStore, ObjectKey, ObjectNotFound
 from fedcombiner.servicekit.loopthread import LoopThread
 from fedcombiner.wire.chunks import CHUNK_SIZE

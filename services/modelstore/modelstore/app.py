@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from fedcombiner.access.policy import decide
 from fedcombiner.access.redis_tokens import reader_of
 from fedcombiner.access.setup import AccessControl
-from fedcombiner.modelstorage.servicer import ModelServiceServicer, TransferLimits, TransferMeter
+from fedcombiner.modelstorage.lanes import EVENTS
+from fedcombiner.modelstorage.limits import TransferLimits, TransferMeter
+from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.servicekit.health import Health
@@ -20,6 +23,8 @@ from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
 from modelstore.settings import ModelstoreSettings
 
+WAYS: Final = ("in", "out")
+
 Started = Callable[[int, int], None]
 
 
@@ -28,15 +33,33 @@ def build_servicer(settings: ModelstoreSettings, store: ModelStore, metrics: Met
     limits = TransferLimits(
         max_bytes=settings.max_model_bytes,
         max_transfers=settings.max_transfers,
+        max_slow_transfers=settings.max_slow_transfers,
+        max_waiting_transfers=settings.max_waiting_transfers,
+        min_rate=settings.min_transfer_rate,
         idle_timeout=settings.idle_seconds,
         store_timeout=settings.store_seconds,
     )
-    moved = metrics.counters("model_bytes_total", "Bytes of models, by way.", way=("in", "out"))
-    meter = TransferMeter(received=moved.labels("in").inc, sent=moved.labels("out").inc)
+    moved = metrics.counters("model_bytes_total", "Bytes of models, by way.", way=WAYS)
+    events = metrics.counters(
+        "transfer_events_total",
+        "Model transfers that went on in the slow lane, were cut there, gave their place to another client "
+        "for a while, or were refused because too many waited, by way.",
+        way=WAYS,
+        event=EVENTS,
+    )
+    meter = TransferMeter(
+        received=moved.labels("in").inc,
+        sent=moved.labels("out").inc,
+        happened=lambda way, event: events.labels(way, event).inc(),
+    )
     servicer = ModelServiceServicer(store, limits, meter)
-    slots = servicer.slots
-    metrics.gauge("transfers_running", "Model transfers under way.").set_function(lambda: slots.running)
-    metrics.gauge("transfers_waiting", "Model transfers that wait.").set_function(lambda: slots.waiting)
+    running = metrics.gauges("transfers_running", "Model transfers under way, by way.", way=WAYS)
+    slow = metrics.gauges("transfers_slow", "Those of them that are in the slow lane, by way.", way=WAYS)
+    waiting = metrics.gauges("transfers_waiting", "Model transfers that wait, by way.", way=WAYS)
+    for way, traffic in (("in", servicer.uploads), ("out", servicer.downloads)):
+        running.labels(way).set_function(partial(getattr, traffic, "under_way"))
+        slow.labels(way).set_function(partial(getattr, traffic, "slow"))
+        waiting.labels(way).set_function(partial(getattr, traffic, "waiting"))
     return servicer
 
 
