@@ -61,3 +61,27 @@ async def test_a_client_has_one_name_at_a_time(bench: Bench, state: RedisState) 
     assert (await receive(state, "old", "u1", task_id="t-j1-id-1")).verdict is Verdict.REJECTED
     assert (await receive(state, "new", "u2", task_id="t-j1-id-1")).verdict is Verdict.RECEIVED
     assert not bench.raw.exists(bench.key("named:old"))
+
+
+async def test_a_name_is_that_of_a_bounded_number_of_clients(bench: Bench) -> None:
+    """FEDn's clients have a new id at each start: who is gone makes room for who came back."""
+    state = bench.state(max_named=3)
+    await named(state, "working", name="hospital")
+    await opened(state, ["working"])
+    working = Stream("r1:0", "working", View.ALL, "0.9", "hospital")
+    await state.roster.closed(working, by_us=False)
+    for number in range(1000):
+        stream = Stream(f"r2:{number}", f"id-{number}", View.ALL, "0.9", "hospital")
+        await state.roster.opened(stream)
+        await state.roster.closed(stream, by_us=False)
+    members = bench.raw.smembers(bench.key("named:hospital"))
+    assert len(members) == 3
+    assert {"working", "id-999"} <= members, "a client with a task is not displaced, and the newest is there"
+    assert bench.raw.hlen(bench.key("names")) == 3
+    assert (await receive(state, "hospital", "u1", task_id="t-j1-working")).verdict is Verdict.RECEIVED
+
+
+async def test_clients_with_streams_are_not_displaced_from_their_name(bench: Bench) -> None:
+    state = bench.state(max_named=3)
+    await named(state, *(f"id-{number}" for number in range(10)))
+    assert bench.raw.smembers(bench.key("named:hospital")) == {"id-0", "id-1", "id-2"}

@@ -45,9 +45,22 @@ local function name_forget(client)
   call('HDEL', P .. 'names', client)
 end
 
+-- Whether one more client can have this name. A client without a stream or a task makes room; no other is displaced.
+local function name_has_room(name)
+  if call('SCARD', P .. 'named:' .. name) < limits.max_named then return true end
+  for _, other in ipairs(call('SMEMBERS', P .. 'named:' .. name)) do
+    if not has_stream(other) and call('EXISTS', queue_key(other)) == 0 then
+      name_forget(other)
+      return true
+    end
+  end
+  return false
+end
+
 local function name_learn(client, name)
   if name == '' or name == client or call('HGET', P .. 'names', client) == name then return end
   name_forget(client)
+  if not name_has_room(name) then return end
   call('HSET', P .. 'names', client, name)
   call('SADD', P .. 'named:' .. name, client)
 end
