@@ -79,7 +79,13 @@ _FEDN: Final[Mapping[str, Mapping[str, Access]]] = {
 }
 
 _OWN: Final[Mapping[str, Mapping[str, Access]]] = {
-    "Jobs": {"Get": CONTROLLERS, "List": CONTROLLERS, "Watch": CONTROLLERS, "Cancel": CONTROLLERS},
+    "Jobs": {
+        "Get": CONTROLLERS,
+        "List": CONTROLLERS,
+        "Watch": CONTROLLERS,
+        "Cancel": CONTROLLERS,
+        "Answers": CONTROLLERS,
+    },
     "Sessions": {
         "Start": CONTROLLERS,
         "Get": CONTROLLERS,

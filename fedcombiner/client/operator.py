@@ -121,16 +121,28 @@ class OperatorClient(ClientsCalls, EventsCalls, TokensCalls, UpkeepCalls, Backup
         return {parameter.key: parameter.value for parameter in reply.parameter}["job_id"]
 
     async def get_job(self, job_id: str) -> pb.Job:
-        return await self._call(lambda: self._jobs.Get(pb.JobRequest(job_id=job_id), timeout=TIMEOUT))
+        job = await self._call(lambda: self._jobs.Get(pb.JobRequest(job_id=job_id), timeout=TIMEOUT))
+        return await self._with_answers(job)
 
     async def list_jobs(self, *, session_id: str = "", limit: int = 0) -> list[pb.Job]:
         """The newest `limit` jobs (0: the server's own limit) of one session or of all, oldest first."""
         request = pb.ListJobsRequest(session_id=session_id, limit=limit)
-        return await self._list(lambda: self._jobs.List(request))
+        jobs: list[pb.Job] = await self._list(lambda: self._jobs.List(request))
+        return [await self._with_answers(job) for job in jobs]
 
     async def cancel_job(self, job_id: str) -> pb.Job:
         """End a queued or running job at once; one that has ended stays as it is."""
-        return await self._call(lambda: self._jobs.Cancel(pb.JobRequest(job_id=job_id), timeout=TIMEOUT))
+        job = await self._call(lambda: self._jobs.Cancel(pb.JobRequest(job_id=job_id), timeout=TIMEOUT))
+        return await self._with_answers(job)
+
+    async def _with_answers(self, job: pb.Job) -> pb.Job:
+        """Also with those that the message had no room for."""
+        if job.more_answers:
+            after = job.answers[-1].client if job.answers else ""
+            request = pb.AnswersRequest(job_id=job.job_id, after=after)
+            job.answers.extend(await self._list(lambda: self._jobs.Answers(request)))
+            job.more_answers = False
+        return job
 
     async def watch_job(self, job_id: str) -> AsyncGenerator[pb.JobEvent, None]:
         """The job as it is, then every change, until it has ended; the last event carries it whole.
@@ -139,6 +151,8 @@ class OperatorClient(ClientsCalls, EventsCalls, TokensCalls, UpkeepCalls, Backup
         """
         async with aclosing(self._watch(lambda: self._jobs.Watch(pb.JobRequest(job_id=job_id)))) as events:
             async for event in events:
+                if event.HasField("job"):
+                    await self._with_answers(event.job)
                 yield event
                 if event.HasField("job") and event.job.state in ENDED:
                     return

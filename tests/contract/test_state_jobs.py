@@ -15,6 +15,7 @@ from tests.contract.state_kit import (
     a_model,
     claimed,
     closed,
+    figures,
     following,
     job_of,
     listed,
@@ -226,17 +227,18 @@ async def test_metrics_are_recorded_at_the_parent(state: RedisState) -> None:
     await state.jobs.submit(new_job("j1", kind=Kind.VALIDATION, parent="m0"))
     lease = await state.jobs.claim("r1")
     assert lease is not None
-    metrics = {"c1": {"loss": 1.0, "accuracy": 0.5}, "c2": {"loss": 3.0}}
-    await state.jobs.end(lease, State.SUCCEEDED, "", metrics=metrics)
+    found = figures({"c1": '{"loss": 1, "accuracy": 0.5}', "c2": '{"loss": 3}'})
+    await state.jobs.end(lease, State.SUCCEEDED, "", figures=found)
     model = await state.models.get("m0")
     assert model is not None
     assert model.metrics == {"accuracy": 0.5, "loss": 2.0}
-    assert model.client_metrics == metrics
+    assert model.client_metrics == {"c1": {"loss": 1.0, "accuracy": 0.5}, "c2": {"loss": 3.0}}
+    assert (await job_of(state)).metrics == model.metrics
 
 
 async def test_metrics_of_an_unknown_model_are_dropped(state: RedisState) -> None:
     lease = await opened(state, [], kind=Kind.VALIDATION)
-    await state.jobs.end(lease, State.SUCCEEDED, "", metrics={"c1": {"loss": 1.0}})
+    await state.jobs.end(lease, State.SUCCEEDED, "", figures=figures({"c1": '{"loss": 1}'}))
     assert await state.models.get("seed") is None
 
 

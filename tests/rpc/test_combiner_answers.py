@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import grpc.aio
 import pytest
+from combiner.servicers import operator
 
 from fedcombiner.client.messages import Task
 from fedcombiner.modelstorage.store import ObjectKey
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
+from fedcombiner.wire.pb.combiner.v1 import combiner_pb2_grpc
 from tests.rpc.combiner_kit import (
     VALIDATION_STREAM,
     Client,
@@ -186,6 +189,31 @@ async def test_inference_answers_are_kept_and_are_no_metrics(combiner: Replica) 
     assert (job.state, job.kind) == (pb.SUCCEEDED, pb.INFERENCE)
     assert [(answer.client, json.loads(answer.data)) for answer in job.answers] == [("c0", {"y": 3.0})]
     assert not (await combiner.operator.describe_model(seed)).metrics
+
+
+async def test_answers_that_one_message_has_no_room_for_follow(
+    combiner: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "ANSWERS_IN_MESSAGE", 30)
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 5, VALIDATION_STREAM) as fleet:
+        config = training(seed, task="validation", clients_required=5, round_id="")
+        job_id = await combiner.operator.start_job(config)
+        for index, task in enumerate(await fleet.tasks()):
+            await fleet.clients[index].validate(task, loss=float(index))
+        watched = await combiner.operator.wait_job(job_id)
+    async with grpc.aio.insecure_channel(combiner.address) as channel:
+        stub = combiner_pb2_grpc.JobsStub(channel)
+        message = await stub.Get(pb.JobRequest(job_id=job_id))
+        assert message.more_answers
+        assert [answer.client for answer in message.answers] == ["c0", "c1"]
+        request = pb.AnswersRequest(job_id=job_id, after="c1")
+        rest = [answer.client async for answer in stub.Answers(request)]
+        assert rest == ["c2", "c3", "c4"]
+    [listed] = await combiner.operator.list_jobs()
+    for job in (watched, listed, await combiner.operator.get_job(job_id)):
+        assert [json.loads(answer.data)["loss"] for answer in job.answers] == [0, 1, 2, 3, 4]
+        assert not job.more_answers
 
 
 async def test_a_validation_ends_with_its_known_failures(combiner: Replica) -> None:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping
 
 import pytest
-from combiner.domain.metrics import mean_metrics, parse_metrics
+from combiner.domain import metrics
+from combiner.domain.metrics import Figures, mean_metrics, parse_metrics
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -104,3 +105,31 @@ def test_means_lie_between_and_do_not_depend_on_the_order(clients: list[dict[str
     for name, mean in means.items():
         values = [metrics[name] for metrics in clients if name in metrics]
         assert min(values) <= mean <= max(values) or mean == pytest.approx(min(values))
+
+
+# --- the figures of a whole validation
+
+
+def test_figures_are_the_means_and_what_each_client_said():
+    figures = Figures(3)
+    figures.add({"a": '{"accuracy": 0.5, "loss": 2}', "b": '{"accuracy": 1.0}'})
+    figures.add({"c": "garbage"})
+    assert figures.means() == {"accuracy": 0.75, "loss": 2.0}
+    assert figures.clients == {"a": {"accuracy": 0.5, "loss": 2.0}, "b": {"accuracy": 1.0}, "c": {}}
+
+
+def test_figures_of_many_clients_are_bounded_and_their_means_are_whole(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "MAX_CLIENT_VALUES", 20)
+    text = json.dumps({f"m{number}": number for number in range(5)})
+    figures = Figures(10)
+    figures.add({f"c{number}": text for number in range(10)})
+    assert figures.means() == {f"m{number}": float(number) for number in range(5)}
+    assert all(own == {"m0": 0.0, "m1": 1.0} for own in figures.clients.values())
+    assert len(figures.clients) == 10
+
+
+def test_clients_with_names_of_their_own_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "MAX_DISTINCT", 7)
+    figures = Figures(100)
+    figures.add({f"c{number:03}": json.dumps({f"only-{number:03}": 1}) for number in range(100)})
+    assert list(figures.means()) == [f"only-{number:03}" for number in range(7)]

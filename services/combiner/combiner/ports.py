@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from combiner.domain.metrics import Figures
 from combiner.domain.types import (
     ClientRecord,
     ClientState,
@@ -217,9 +218,16 @@ class Jobs(Protocol):
 
     async def answer(self, *, client: str, task_id: str, job_id: str, model_id: str, data: str) -> Received:
         """The answer to a validation or inference task (no update): recorded once; the client is ACCEPTED.
+        REJECTED, `no_room`: the answers to this job take their part of Redis's memory already.
 
         `model_id` helps to find the task when the client echoes neither id: the open task of this client on
         this model.
+        """
+
+    async def answers(self, job_id: str, clients: Sequence[str]) -> Mapping[str, str]:
+        """Client -> JSON, of those of the clients whose answer is kept.
+
+        One call reads all of them at once: ask for a portion of `Job.answer_pages`.
         """
 
     async def accept(self, lease: Lease, client: str) -> None:
@@ -261,12 +269,12 @@ class Jobs(Protocol):
         reason: str,
         *,
         timings: Mapping[str, float] | None = None,
-        metrics: Mapping[str, Mapping[str, float]] | None = None,
+        figures: Figures | None = None,
     ) -> None:
         """End without a model.
 
-        Idempotent for the lease that did it. `metrics` (client -> name -> value) are recorded at the parent
-        model, with their means.
+        Idempotent for the lease that did it. `figures` of a validation are recorded at the parent model, and
+        their means with the job.
         """
 
     async def cancel(self, job_id: str, reason: str) -> Job | None:

@@ -194,6 +194,9 @@ class RoundController:
             async for event in events:
                 if event.HasField("job"):
                     job = event.job
+        if job.more_answers:
+            request = pb.AnswersRequest(job_id=job_id, after=job.answers[-1].client)
+            job.answers.extend([answer async for answer in self._jobs.Answers(request, IN_PROCESS)])
         return job
 
     async def _until_received(self, job_id: str, number: int, seconds: float) -> None:

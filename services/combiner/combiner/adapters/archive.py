@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
+from combiner.adapters.journal import RedisJobs
 from combiner.adapters.limits import SCHEMA
 from combiner.adapters.sessions import RedisSessions
 from combiner.ports import NotEmpty, QueueFull, Unreadable
@@ -33,6 +34,7 @@ class RedisArchive:
     def __init__(self, connection: Connection) -> None:
         self._run = connection.run
         self._sessions = RedisSessions(connection)
+        self._jobs = RedisJobs(connection)
 
     async def dump(self) -> AsyncIterator[Record]:
         yield {"kind": "settings", "values": codec.pairs(await self._run("settings_get"))}
@@ -44,6 +46,8 @@ class RedisArchive:
                 yield part
         async for record in self._all("job", "archive_jobs", _job_record):
             yield record
+            async for part in self._answers(record):
+                yield part
         async for record in self._all("model", "model_get", _model_record):
             yield record
 
@@ -79,6 +83,15 @@ class RedisArchive:
             yield {"kind": "results", "id": record["id"], "at": at, "results": results}
             at += len(results)
 
+    async def _answers(self, record: Record) -> AsyncIterator[Record]:
+        job = codec.job(_job_dump(record))
+        assert job is not None
+        at = 0
+        for clients in job.answer_pages():
+            answers = await self._jobs.answers(job.job_id, clients)
+            yield {"kind": "answers", "id": job.job_id, "at": at, "answers": dict(answers)}
+            at += len(answers)
+
     async def _all(self, kind: str, script: str, make: _Made) -> AsyncIterator[Record]:
         """The records of a kind, the oldest first; those that go meanwhile are left out."""
         flat = await self._run("archive_ids", kind=kind)
@@ -96,14 +109,23 @@ def _session_record(dump: Sequence[str]) -> dict[str, Any]:
 
 
 def _job_record(dump: Sequence[Sequence[str]]) -> dict[str, Any]:
-    fields, clients, others, unrecorded, answers = dump
+    fields, clients, others, unrecorded = dump
     return {
         "fields": codec.pairs(fields),
         "clients": codec.pairs(clients),
         "others": codec.pairs(others),
         "unrecorded": list(unrecorded),
-        "answers": codec.pairs(answers),
     }
+
+
+def _job_dump(record: Record) -> tuple[list[str], list[str], list[str], list[str]]:
+    """As the scripts answer with it."""
+    return (
+        _flat(record["fields"]),
+        _flat(record["clients"]),
+        _flat(record["others"])[1::2],
+        [str(client) for client in record["unrecorded"]],
+    )
 
 
 def _model_record(dump: Sequence[Any]) -> dict[str, Any]:
@@ -140,6 +162,11 @@ def _checked_results(record: Record) -> dict[str, Any]:
     return {"id": str(record["id"]), "at": _at(record), "results": record["results"]}
 
 
+def _checked_answers(record: Record) -> dict[str, Any]:
+    _flat(record["answers"])
+    return {"id": str(record["id"]), "at": _at(record), "answers": record["answers"]}
+
+
 def _at(record: Record) -> int:
     """Its place among the parts of its owner."""
     at = int(record["at"])
@@ -149,20 +176,14 @@ def _at(record: Record) -> int:
 
 
 def _checked_job(record: Record) -> dict[str, Any]:
-    others = record["others"]
-    dump = (
-        _flat(record["fields"]),
-        _flat(record["clients"]),
-        _flat(others)[1::2],
-        [str(client) for client in record["unrecorded"]],
-        _flat(record["answers"]),
-    )
-    job = codec.job(dump)
+    job = codec.job(_job_dump(record))
     if job is None or job.job_id != record["id"]:
         raise ValueError("its id is another")
     int(record["fields"]["weight"])
-    names = ("fields", "clients", "others", "unrecorded", "answers")
-    return {**{name: record[name] for name in names}, "seq": _seq(record)}
+    answers = record.get("answers", {})  # in backups of version 1
+    _flat(answers)
+    names = ("fields", "clients", "others", "unrecorded")
+    return {**{name: record[name] for name in names}, "answers": answers, "seq": _seq(record)}
 
 
 def _checked_model(record: Record) -> dict[str, Any]:
@@ -184,4 +205,5 @@ _CHECKED: Final[Mapping[str, Callable[[Record], dict[str, Any]]]] = {
     "job": _checked_job,
     "model": _checked_model,
     "results": _checked_results,
+    "answers": _checked_answers,
 }

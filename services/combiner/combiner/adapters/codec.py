@@ -60,7 +60,7 @@ def new_job(job: NewJob) -> dict[str, str]:
 
 def job(dump: Sequence[Sequence[str]]) -> Job | None:
     """From what `job_dump` of the scripts returns; None for a job that does not exist."""
-    fields, clients, others, unrecorded, answers = dump
+    fields, clients, others, unrecorded = dump
     if not fields:
         return None
     f = pairs(fields)
@@ -86,7 +86,7 @@ def job(dump: Sequence[Sequence[str]]) -> Job | None:
         clients={name: _client(name, row) for name, row in records},
         others=tuple(Outcome(client, reason, detail) for _, client, reason, detail in sorted(_rows(others))),
         unrecorded=tuple(sorted(unrecorded)),
-        answers=pairs(answers),
+        metrics=json.loads(f["metrics"]) if "metrics" in f else None,
         timings=json.loads(f.get("timings", "{}")),
         format=f.get("format", ""),
         left_out=tuple(Outcome(*row) for row in json.loads(f.get("left_out") or "[]")),

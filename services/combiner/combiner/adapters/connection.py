@@ -102,11 +102,14 @@ class Connection:
     def key(self, name: str) -> str:
         return self.prefix + name
 
-    async def run(self, name: str, **arguments: object) -> Any:
-        """Run lua/<name>.lua, one atomic step. Lua's nil and false come back as None."""
-        text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+    async def run(self, name: str, *, text: str = "", **arguments: object) -> Any:
+        """Run lua/<name>.lua, one atomic step. Lua's nil and false come back as None.
+
+        `text` may be large: the script has it as `TEXT`, not as JSON within JSON.
+        """
+        named = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
         async with within(COMMAND_S):
-            return await self._scripts[name](keys=[self.prefix], args=[self._limits_json, text])
+            return await self._scripts[name](keys=[self.prefix], args=[self._limits_json, named, text])
 
     async def command(self, *words: str | int) -> Any:
         """For reading: what writes is a script, which looks at the schema before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
-from combiner.domain.metrics import mean_metrics
+from combiner.domain.metrics import Figures
 from combiner.domain.types import Job, Model, NewJob, Outcome, State
 from combiner.ports import Ask, JobBrief, Lease, Received, Verdict
 
@@ -33,10 +34,17 @@ def _job(dump: Sequence[Sequence[str]]) -> Job:
     return job
 
 
+def _texts(figures: Figures) -> tuple[str, str]:
+    """The means, and the clients' own, in small pieces: the encoder of JSON lets no other thread run."""
+    rows = [f"{codec.dumps(client)}:{codec.dumps(own)}" for client, own in figures.clients.items()]
+    return codec.dumps(figures.means()), f"{{{','.join(rows)}}}"
+
+
 class RedisJobs:
     """`ports.Jobs`. See docs/state.md for the keys, docs/jobs.md for the events."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._run = connection.run
 
     async def submit(self, job: NewJob) -> Job:
@@ -133,6 +141,11 @@ class RedisJobs:
             )
         )
 
+    async def answers(self, job_id: str, clients: Sequence[str]) -> Mapping[str, str]:
+        key = self._connection.key(f"answers:{job_id}")
+        texts = await self._connection.command("HMGET", key, *clients) if clients else []
+        return {client: text for client, text in zip(clients, texts, strict=True) if text is not None}
+
     async def accept(self, lease: Lease, client: str) -> None:
         await self._leased("job_decide", lease, client=client, state="accepted", reason="", detail="")
 
@@ -170,17 +183,17 @@ class RedisJobs:
         reason: str,
         *,
         timings: Mapping[str, float] | None = None,
-        metrics: Mapping[str, Mapping[str, float]] | None = None,
+        figures: Figures | None = None,
     ) -> None:
         if not state.ended:
             raise ValueError(f"{state} is not an end")
         extra: dict[str, str] = {}
         if timings is not None:
             extra["timings"] = codec.dumps(dict(timings))
-        if metrics is not None:
-            extra["metrics"] = codec.dumps(mean_metrics(metrics.values()))
-            extra["client_metrics"] = codec.dumps({client: dict(of) for client, of in metrics.items()})
-        await self._leased("job_end", lease, state=state, reason=reason, **extra)
+        text = ""
+        if figures is not None:
+            extra["metrics"], text = await asyncio.to_thread(_texts, figures)
+        await self._leased("job_end", lease, text=text, state=state, reason=reason, **extra)
 
     async def cancel(self, job_id: str, reason: str) -> Job | None:
         dump = await self._run("job_cancel", job_id=job_id, reason=reason)
@@ -200,5 +213,5 @@ class RedisJobs:
             update_id: known[job_id] for update_id, job_id in zip(update_ids, owners, strict=True) if job_id
         }
 
-    async def _leased(self, script: str, lease: Lease, **arguments: object) -> Any:
-        return await self._run(script, work=lease.work, token=lease.token, **arguments)
+    async def _leased(self, script: str, lease: Lease, *, text: str = "", **arguments: object) -> Any:
+        return await self._run(script, text=text, work=lease.work, token=lease.token, **arguments)

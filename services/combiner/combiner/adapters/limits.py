@@ -32,6 +32,7 @@ class Limits:
     purge_at: float = PURGE_AT
     refuse_at: float = REFUSE_AT
     journal_share: float = 0.5  # of ended jobs, by their weight
+    answers_share: float = 0.3  # of validations and inferences that run
     log_share: float = 0.1
     said_share: float = 0.05
     roster_share: float = 0.3

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
@@ -94,7 +94,7 @@ class RedisSessions:
             "earlier_failed": session.earlier_failed,
             "settled": [codec.dumps(dataclasses.asdict(result)) for result in settled],
         }
-        extra = {"job": codec.new_job(job)} if job else {}
+        extra: dict[str, Any] = {"job": codec.new_job(job)} if job else {}
         return _session(
             await self._run("session_advance", work=lease.work, token=lease.token, session=entry, **extra)
         )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import sys
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from itertools import islice
 
 from combiner.domain.jsontext import read_object
 
 MAX_CHARS = 64 * 1024
 MAX_NAMES = 200
 MAX_NAME_CHARS = 100
+MAX_DISTINCT = 10_000  # names in one validation
+MAX_CLIENT_VALUES = 50_000  # of all clients of one validation, beside the means
 
 
 def parse_metrics(json_text: str) -> dict[str, float]:
@@ -31,10 +35,47 @@ def mean_metrics(clients: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
     At most MAX_NAMES of them: those that most clients have. The order of the clients makes no difference.
     """
-    values: defaultdict[str, list[float]] = defaultdict(list)
+    values: dict[str, array[float]] = {}
     for metrics in clients:
-        for name, value in metrics.items():
+        _collect(values, metrics)
+    return _means(values)
+
+
+class Figures:
+    """What the clients of one validation answered: the means, and each client's own figures.
+
+    Bounded whatever they answer: values of MAX_DISTINCT names, the first ones, count in the means, and of
+    each client's own figures the first are kept, MAX_CLIENT_VALUES shared among all. Clients are to be added
+    by name, so that the same answers always give the same figures.
+    """
+
+    def __init__(self, clients: int) -> None:
+        self._most = max(1, MAX_CLIENT_VALUES // max(1, clients))
+        self._values: dict[str, array[float]] = {}
+        self.clients: dict[str, dict[str, float]] = {}
+
+    def add(self, answers: Mapping[str, str]) -> None:
+        """JSON texts by client. Takes milliseconds for a large one, so call it in a thread."""
+        for client, text in answers.items():
+            metrics = parse_metrics(text)
+            _collect(self._values, metrics)
+            own = islice(metrics.items(), self._most)
+            self.clients[client] = {sys.intern(name): value for name, value in own}
+
+    def means(self) -> dict[str, float]:
+        """As `mean_metrics` has them."""
+        return _means(self._values)
+
+
+def _collect(values: dict[str, array[float]], metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        if name not in values and len(values) < MAX_DISTINCT:
+            values[name] = array("d")
+        if name in values:
             values[name].append(value)
+
+
+def _means(values: Mapping[str, array[float]]) -> dict[str, float]:
     common = sorted(values, key=lambda name: (-len(values[name]), name))[:MAX_NAMES]
     return {name: _mean(values[name]) for name in sorted(common)}
 
@@ -49,7 +90,7 @@ def _finite(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     try:
         return math.fsum(values) / len(values)
     except OverflowError:

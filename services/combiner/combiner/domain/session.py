@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
 from uuid import UUID, uuid5
 
 from combiner.domain.config import RoundConfig
-from combiner.domain.metrics import mean_metrics, parse_metrics
 from combiner.domain.params import Params
 from combiner.domain.types import ClientState, Job, Kind, NewJob, RoundResult, Session, State
 
 MAX_ROUNDS = 10_000
+NO_METRICS: Final[Mapping[str, float]] = MappingProxyType({})
 _WAIT_FOR_CLIENTS = "60"
 _JOB_IDS = UUID("6f0d9b58-58a4-4f0c-9d43-4c3b0c1f5a7e")
 # FEDn's names of keys that a round knows under another one.
@@ -67,8 +69,14 @@ class Step:
     job: NewJob | None = None
 
 
-def next_step(session: Session, config: SessionConfig, finished: Job | None) -> Step:
-    """What to do with a running session whose current job is `finished` (None: it has not ended).
+def next_step(
+    session: Session,
+    config: SessionConfig,
+    finished: Job | None,
+    metrics: Mapping[str, float] = NO_METRICS,
+) -> Step:
+    """What to do with a running session whose current job is `finished` (None: it has not ended); `metrics`
+    are the means of a finished validation.
 
     The same session comes back when there is nothing to do: it ended, or its job goes on. The same session
     and job give the same step with the same job id, so a step that was cut off can be done again.
@@ -81,7 +89,7 @@ def next_step(session: Session, config: SessionConfig, finished: Job | None) -> 
         return Step(session)
     if finished.kind is Kind.TRAINING:
         return _after_training(session, config, finished)
-    return _after_round(_with_metrics(session, finished), config)
+    return _after_round(_with_metrics(session, finished, metrics), config)
 
 
 def _after_training(session: Session, config: SessionConfig, job: Job) -> Step:
@@ -164,9 +172,8 @@ def _with_result(session: Session, job: Job) -> Session:
     return replace(session, results=(*session.results, result))
 
 
-def _with_metrics(session: Session, job: Job) -> Session:
+def _with_metrics(session: Session, job: Job, metrics: Mapping[str, float]) -> Session:
     """A validation ended: its metrics, and why if it failed, belong to the round that made the model."""
     reason = "" if job.state is State.SUCCEEDED else f"validation {job.state.lower()}: {job.reason}"
-    metrics = mean_metrics(parse_metrics(answer) for answer in job.answers.values())
     result = replace(session.results[-1], metrics=metrics, reason=reason, ended_ms=job.ended_ms)
     return replace(session, results=(*session.results[:-1], result))

@@ -4,9 +4,12 @@ a clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+ANSWERS_AT_ONCE: Final = 16  # of at most 64 KiB each: a portion is about a MiB
 
 
 class Kind(StrEnum):
@@ -61,6 +64,7 @@ class Reason(StrEnum):
     DTYPE = "dtype"
     NUM_EXAMPLES = "num_examples"
     TOO_LARGE = "too_large"
+    NO_ROOM = "no_room"  # for one more answer to the same job
     # failures of clients
     CLIENT_FAILED = "client_failed"  # it said so: a WARNING status
     EMPTY_UPLOAD = "empty_upload"  # FEDn's other way to say so
@@ -119,7 +123,7 @@ class Job:
     clients: Mapping[str, ClientRecord] = field(default_factory=dict)
     others: tuple[Outcome, ...] = ()  # answers of clients that were not asked, came late or twice; bounded
     unrecorded: tuple[str, ...] = ()
-    answers: Mapping[str, str] = field(default_factory=dict)  # client -> JSON, of validation and inference
+    metrics: Mapping[str, float] | None = None  # means of a validation, once it has ended
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds
     format: str = ""  # of the model that it trains, once clients were asked
     left_out: tuple[Outcome, ...] = ()  # active clients that could not take part; bounded
@@ -127,6 +131,19 @@ class Job:
     def of_state(self, *states: ClientState) -> list[ClientRecord]:
         """The asked clients in one of these states, by name."""
         return [self.clients[name] for name in sorted(self.clients) if self.clients[name].state in states]
+
+    @property
+    def answered(self) -> list[str]:
+        """The clients whose answers to a validation or inference are kept, by name."""
+        if self.kind is Kind.TRAINING:
+            return []
+        return [record.client for record in self.of_state(ClientState.ACCEPTED)]
+
+    def answer_pages(self) -> Iterator[list[str]]:
+        """`answered`, in portions whose answers can be read at once."""
+        clients = self.answered
+        for start in range(0, len(clients), ANSWERS_AT_ONCE):
+            yield clients[start : start + ANSWERS_AT_ONCE]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ import structlog
 
 from combiner.domain.config import ConfigError, RoundConfig
 from combiner.domain.leases import OutageGuard
-from combiner.domain.metrics import parse_metrics
 from combiner.domain.round import Failed, RoundPolicy, Succeeded, too_few_clients
 from combiner.domain.selection import choose, rng_for
 from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, Outcome, Reason, State
 from combiner.ports import Ask, Conflict, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable, View
+from combiner.rounds.answers import figures_of
 from combiner.rounds.blobs import Blobs
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.collecting import LOOK_S, Collector
@@ -170,18 +170,19 @@ class JobRun:
         state, reason = (
             (State.FAILED, verdict.reason) if isinstance(verdict, Failed) else (State.SUCCEEDED, "")
         )
-        metrics = {client: parse_metrics(text) for client, text in job.answers.items()}
+        validated = job.kind is Kind.VALIDATION
+        figures = await figures_of(self._shared.jobs, job) if validated else None
         await steady(
             lambda: self._shared.jobs.end(
                 self._lease,
                 state,
                 reason,
-                metrics=metrics if job.kind is Kind.VALIDATION else None,
+                figures=figures,
                 timings=self._timings(job),
             )
         )
         self._tools.meter.job_ended(job.kind, state)
-        log.info("job ended", kind=job.kind, state=state, reason=reason, answers=len(job.answers))
+        log.info("job ended", kind=job.kind, state=state, reason=reason, answers=len(job.answered))
 
     async def _ask(self, job: Job, view: View, work: Work) -> Job:
         """Wait for enough clients, choose, ask. A job that was opened before is only read again."""

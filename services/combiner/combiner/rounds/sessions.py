@@ -7,15 +7,17 @@ submits, in one step, so a session goes on after any crash without doing anythin
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from combiner.domain.config import ConfigError
-from combiner.domain.session import SessionConfig, next_step
-from combiner.domain.types import Session, State
+from combiner.domain.session import NO_METRICS, SessionConfig, next_step
+from combiner.domain.types import Job, Kind, Session, State
 from combiner.ports import Conflict, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable
+from combiner.rounds.answers import figures_of
 from combiner.rounds.feed import RESYNC, Feed, Subscription
 from combiner.rounds.waiting import steady
 
@@ -53,7 +55,8 @@ class SessionRunner:
             if job is not None and not job.state.ended:
                 await self._job_ends(job_id, events)
                 continue
-            step = next_step(session, SessionConfig.parse(session.config), job)
+            metrics = await self._metrics(job) if job else NO_METRICS
+            step = next_step(session, SessionConfig.parse(session.config), job, metrics)
             try:
                 await steady(partial(self._shared.sessions.advance, lease, step.session, step.job))
             except Conflict:
@@ -64,6 +67,15 @@ class SessionRunner:
 
     async def _get(self, session_id: str) -> Session | None:
         return await steady(lambda: self._shared.sessions.get(session_id))
+
+    async def _metrics(self, job: Job) -> Mapping[str, float]:
+        """The means of a validation; one that was cancelled has answers, but nobody has read them."""
+        if job.kind is not Kind.VALIDATION:
+            return NO_METRICS
+        if job.metrics is not None:
+            return job.metrics
+        figures = await figures_of(self._shared.jobs, job)
+        return await asyncio.to_thread(figures.means)
 
     async def _job_ends(self, job_id: str, events: Subscription) -> None:
         while not _tells_of_the_end(await events.get(), job_id):

@@ -30,6 +30,7 @@ def state(text: str) -> pb.State.ValueType:
 
 
 def job(record: Job) -> pb.Job:
+    """Without the answers to a validation or inference."""
     rejected, failed = outcomes(record)
     return pb.Job(
         job_id=record.job_id,
@@ -51,7 +52,6 @@ def job(record: Job) -> pb.Job:
         ended_at=seconds(record.ended_ms),
         deadline_at=seconds(record.deadline_ms),
         config=record.config,
-        answers=[pb.Answer(client=name, data=data) for name, data in sorted(record.answers.items())],
         phase=record.phase,
         version=record.version,
         timings=record.timings,
@@ -101,8 +101,7 @@ def event(record: Event, cursor: str) -> events_pb2.Event:
     )
 
 
-def job_snapshot(record: Job) -> pb.JobEvent:
-    message = job(record)
+def job_snapshot(record: Job, message: pb.Job) -> pb.JobEvent:
     return pb.JobEvent(
         job_id=record.job_id,
         session_id=record.session_id,

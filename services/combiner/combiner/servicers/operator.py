@@ -27,6 +27,7 @@ log = structlog.get_logger()
 LIST_LIMIT = 1000
 PAGE = 200  # clients
 NOTE_MAX = 200
+ANSWERS_IN_MESSAGE = 8 << 20  # characters
 CANCELLED_BY_HAND = "cancelled by the operator"
 
 
@@ -46,7 +47,7 @@ class JobsServicer:
 
     async def Get(self, request: pb.JobRequest, context: Context) -> pb.Job:
         """Also what clients told while they worked on it."""
-        message = convert.job(await self._job(request.job_id))
+        message = await self._whole(await self._job(request.job_id))
         try:
             [told] = await self._shared.reports.of_jobs([request.job_id])
         except StateUnavailable as error:
@@ -59,7 +60,7 @@ class JobsServicer:
             async for job in self._shared.jobs.list(
                 session_id=request.session_id, limit=request.limit or LIST_LIMIT
             ):
-                yield convert.job(job)
+                yield await self._whole(job)
         except StateUnavailable as error:
             raise redis_away(error) from error
 
@@ -67,7 +68,7 @@ class JobsServicer:
         """A snapshot, each change after it, and a snapshot at the end."""
         with self._feed.subscribe(f"job:{request.job_id}") as events:
             job = await self._job(request.job_id)
-            yield convert.job_snapshot(job)
+            yield convert.job_snapshot(job, await self._whole(job))
             version = job.version
             while not job.state.ended:
                 event = await events.get()
@@ -80,12 +81,42 @@ class JobsServicer:
                         continue
                 job = await self._job(request.job_id)
                 version = job.version
-                yield convert.job_snapshot(job)
+                yield convert.job_snapshot(job, await self._whole(job))
 
     async def Cancel(self, request: pb.JobRequest, context: Context) -> pb.Job:
         job = await self._job(request.job_id)
         try:
-            return convert.job(await self._shared.jobs.cancel(job.job_id, CANCELLED_BY_HAND) or job)
+            cancelled = await self._shared.jobs.cancel(job.job_id, CANCELLED_BY_HAND)
+        except StateUnavailable as error:
+            raise redis_away(error) from error
+        return await self._whole(cancelled or job)
+
+    async def Answers(self, request: pb.AnswersRequest, context: Context) -> AsyncIterator[pb.Answer]:
+        """Each answer to a validation or inference, by the client's name."""
+        job = await self._job(request.job_id)
+        async for answer in self._answers(job, request.after):
+            yield answer
+
+    async def _whole(self, job: Job) -> pb.Job:
+        """With its answers, or as many of them as a message should carry."""
+        message, room = convert.job(job), ANSWERS_IN_MESSAGE
+        async for answer in self._answers(job):
+            room -= len(answer.data)
+            if room < 0:
+                message.more_answers = True
+                break
+            message.answers.append(answer)
+        return message
+
+    async def _answers(self, job: Job, after: str = "") -> AsyncIterator[pb.Answer]:
+        try:
+            for clients in job.answer_pages():
+                if clients[-1] <= after:
+                    continue
+                answers = await self._shared.jobs.answers(job.job_id, clients)
+                for client, data in answers.items():
+                    if client > after:
+                        yield pb.Answer(client=client, data=data)
         except StateUnavailable as error:
             raise redis_away(error) from error
 

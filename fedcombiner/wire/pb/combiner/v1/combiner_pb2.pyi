@@ -185,6 +185,7 @@ class Job(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
+    MORE_ANSWERS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     session_id: _builtins.str
     kind: Global___Kind.ValueType
@@ -205,6 +206,8 @@ class Job(_message.Message):
     """grows with every change"""
     format: _builtins.str
     """of the model, once clients were asked: npz list, npz dict"""
+    more_answers: _builtins.bool
+    """there are more answers: Jobs.Answers has them"""
     @_builtins.property
     def asked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -219,7 +222,7 @@ class Job(_message.Message):
     def config(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Answer]:
-        """of a validation or inference job"""
+        """of a validation or inference job, by client; the first 8 MiB"""
 
     @_builtins.property
     def received(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -266,10 +269,11 @@ class Job(_message.Message):
         reports: _abc.Iterable[Global___ClientReport] | None = ...,
         format: _builtins.str = ...,
         left_out: _abc.Iterable[Global___Outcome] | None = ...,
+        more_answers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers", b"answers", "asked", b"asked", "config", b"config", "created_at", b"created_at", "deadline_at", b"deadline_at", "ended_at", b"ended_at", "failed", b"failed", "format", b"format", "job_id", b"job_id", "kind", b"kind", "left_out", b"left_out", "model_id", b"model_id", "parent_model_id", b"parent_model_id", "phase", b"phase", "reason", b"reason", "received", b"received", "rejected", b"rejected", "reports", b"reports", "round_id", b"round_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "timings", b"timings", "unrecorded", b"unrecorded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "answers", b"answers", "asked", b"asked", "config", b"config", "created_at", b"created_at", "deadline_at", b"deadline_at", "ended_at", b"ended_at", "failed", b"failed", "format", b"format", "job_id", b"job_id", "kind", b"kind", "left_out", b"left_out", "model_id", b"model_id", "more_answers", b"more_answers", "parent_model_id", b"parent_model_id", "phase", b"phase", "reason", b"reason", "received", b"received", "rejected", b"rejected", "reports", b"reports", "round_id", b"round_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "timings", b"timings", "unrecorded", b"unrecorded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,6 +449,29 @@ class JobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobRequest: _TypeAlias = JobRequest  # noqa: Y015
+
+@_typing.final
+class AnswersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    after: _builtins.str
+    """only those of clients whose names come after this one"""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswersRequest: _TypeAlias = AnswersRequest  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):

@@ -54,6 +54,11 @@ class JobsStub:
                 request_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.JobRequest.SerializeToString,
                 response_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.Job.FromString,
                 _registered_method=True)
+        self.Answers = channel.unary_stream(
+                '/combiner.v1.Jobs/Answers',
+                request_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.AnswersRequest.SerializeToString,
+                response_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.Answer.FromString,
+                _registered_method=True)
 
 
 class JobsServicer:
@@ -84,6 +89,13 @@ class JobsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Answers(self, request, context):
+        """Each answer to a validation or inference, by the client's name: those that a Job has no room for, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +118,11 @@ def add_JobsServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.JobRequest.FromString,
                     response_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.Job.SerializeToString,
+            ),
+            'Answers': grpc.unary_stream_rpc_method_handler(
+                    servicer.Answers,
+                    request_deserializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.AnswersRequest.FromString,
+                    response_serializer=fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.Answer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +233,33 @@ class Jobs:
             '/combiner.v1.Jobs/Cancel',
             fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.JobRequest.SerializeToString,
             fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Answers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/combiner.v1.Jobs/Answers',
+            fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.AnswersRequest.SerializeToString,
+            fedcombiner_dot_wire_dot_pb_dot_combiner_dot_v1_dot_combiner__pb2.Answer.FromString,
             options,
             channel_credentials,
             insecure,

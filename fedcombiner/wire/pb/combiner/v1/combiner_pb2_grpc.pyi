@@ -40,6 +40,8 @@ class JobsStub:
     Watch: _grpc.UnaryStreamMultiCallable[_combiner_pb2.JobRequest, _combiner_pb2.JobEvent]
     """The job as it is, then every change, until the job has ended; the last message carries the whole job again."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_combiner_pb2.JobRequest, _combiner_pb2.Job]
+    Answers: _grpc.UnaryStreamMultiCallable[_combiner_pb2.AnswersRequest, _combiner_pb2.Answer]
+    """Each answer to a validation or inference, by the client's name: those that a Job has no room for, too."""
 
 @_typing.type_check_only
 class JobsAsyncStub(JobsStub):
@@ -49,6 +51,8 @@ class JobsAsyncStub(JobsStub):
     Watch: _aio.UnaryStreamMultiCallable[_combiner_pb2.JobRequest, _combiner_pb2.JobEvent]  # type: ignore[assignment]
     """The job as it is, then every change, until the job has ended; the last message carries the whole job again."""
     Cancel: _aio.UnaryUnaryMultiCallable[_combiner_pb2.JobRequest, _combiner_pb2.Job]  # type: ignore[assignment]
+    Answers: _aio.UnaryStreamMultiCallable[_combiner_pb2.AnswersRequest, _combiner_pb2.Answer]  # type: ignore[assignment]
+    """Each answer to a validation or inference, by the client's name: those that a Job has no room for, too."""
 
 class JobsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -79,6 +83,14 @@ class JobsServicer(metaclass=_abc_1.ABCMeta):
         request: _combiner_pb2.JobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_combiner_pb2.Job, _abc.Awaitable[_combiner_pb2.Job]]: ...
+
+    @_abc_1.abstractmethod
+    def Answers(
+        self,
+        request: _combiner_pb2.AnswersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_combiner_pb2.Answer], _abc.AsyncIterator[_combiner_pb2.Answer]]:
+        """Each answer to a validation or inference, by the client's name: those that a Job has no room for, too."""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -1,3 +1,5 @@
+local ANSWERS_LOOKED_AT = 1024 * 1024  -- bytes of one job below which Redis's memory is not asked for
+
 -- A client that echoes neither id can still be known by the model that it was asked about.
 if a.task_id == '' and a.job_id == '' then
   for _, item in ipairs(tasks_of(a.client)) do
@@ -16,6 +18,16 @@ if reply then return reply end
 if a.too_large then
   move(id, a.client, rec, 'rejected', 'too_large', a.too_large)
   return {'rejected', id, 'too_large'}
+end
+local bytes = call('HINCRBY', job_key(id), 'answer_bytes', #a.data)
+local most = bytes > ANSWERS_LOOKED_AT and share(limits.answers_share) / limits.max_running_jobs
+if most and bytes > most then
+  call('HINCRBY', job_key(id), 'answer_bytes', -#a.data)
+  local mib = 1024 * 1024
+  move(id, a.client, rec, 'rejected', 'no_room', string.format(
+    'the answers to this job take %.1f of %.1f MiB that Redis has for them (a part of its maxmemory)',
+    (bytes - #a.data) / mib, most / mib))
+  return {'rejected', id, 'no_room'}
 end
 call('HSET', P .. 'answers:' .. id, a.client, a.data)
 weigh(id, records_in(a.data))

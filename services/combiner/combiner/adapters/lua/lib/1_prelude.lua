@@ -1,8 +1,9 @@
 -- Prepended, with the rest of lib/, to every script. KEYS[1] is the prefix of all keys, ARGV[1] the limits, ARGV[2] the
--- named arguments, both JSON. Typed errors are replies that begin with FC (see connection.py).
+-- named arguments, both JSON, ARGV[3] a text that may be large. Typed errors are replies that begin with FC (see connection.py).
 local P = KEYS[1]
 local limits = cjson.decode(ARGV[1])
 local a = cjson.decode(ARGV[2])
+local TEXT = ARGV[3]
 local call = redis.call
 
 local clock = call('TIME')

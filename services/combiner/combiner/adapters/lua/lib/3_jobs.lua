@@ -34,10 +34,11 @@ local function update_ms(deadline_ms)
   return string.format('%d', limits.keep_ms + math.max(0, (tonumber(deadline_ms) or NOW) - NOW))
 end
 
+-- Without the answers, which can be large.
 local function job_dump(id)
   return {
     call('HGETALL', job_key(id)), call('HGETALL', P .. 'clients:' .. id), call('HVALS', P .. 'others:' .. id),
-    call('SMEMBERS', P .. 'unrecorded:' .. id), call('HGETALL', P .. 'answers:' .. id),
+    call('SMEMBERS', P .. 'unrecorded:' .. id),
   }
 end
 

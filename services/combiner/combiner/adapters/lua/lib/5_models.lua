@@ -9,13 +9,13 @@ local function model_register(m)
   return true
 end
 
--- What a validation found. The clients' own figures are kept for as long as the job that brought them.
+-- What a validation found: the means are a.metrics, the clients' own figures TEXT. The clients' own figures are kept for as long as the job that brought them.
 local function model_metrics(model_id, job_id)
   local key = P .. 'model:' .. model_id
   if call('EXISTS', key) == 0 then return end
   call('HSET', key, 'metrics', a.metrics, 'metrics_job', job_id)
-  call('SET', P .. 'model-clients:' .. model_id, a.client_metrics)
-  weigh(job_id, records_in(a.client_metrics))
+  call('SET', P .. 'model-clients:' .. model_id, TEXT)
+  weigh(job_id, records_in(TEXT))
 end
 
 local function model_dump(id)

@@ -12,7 +12,9 @@ local function ended_at(queue) return tonumber(queue.oldest[queue.next + 1]) end
 
 local function weight_of(kind, id)
   if kind == 'job' then return tonumber(call('HGET', job_key(id), 'weight') or '1') end
-  return 1 + math.ceil(call('HSTRLEN', session_key(id), 'doc') / RECORD)
+  local results = redis.pcall('MEMORY', 'USAGE', results_key(id), 'SAMPLES', 5)
+  local bytes = call('HSTRLEN', session_key(id), 'doc') + (type(results) == 'number' and results or 0)
+  return 1 + math.ceil(bytes / RECORD)
 end
 
 -- At most `most` of each kind and `records` in all, but one at least: {kind, id, early}; `early`: for want of memory.
