@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from combiner.beats import Beats
+from combiner.beats import BATCH, Beats
 from combiner.outbox import Outbox
 from combiner.ports import StateUnavailable
 from combiner.statuses import TEXT_CHARS, Statuses
@@ -46,7 +46,7 @@ async def test_a_batch_names_each_client_once(back: Any) -> None:
     beats.note("b", "0.5")
     await beats.flush()
     await beats.flush()
-    assert back.beats == [{"a": "0.8", "b": "0.5"}, {}]
+    assert back.beats == [{"a": "0.8", "b": "0.5"}]
 
 
 async def test_beats_wait_while_redis_is_away(back: Any) -> None:
@@ -66,6 +66,28 @@ async def test_beats_are_bounded_by_clients(back: Any) -> None:
         beats.note(client, "0.5")
     await beats.flush()
     assert set(back.beats[0]) == {"a", "b"}
+
+
+async def test_an_outage_leaves_no_more_beats_than_are_noted_and_they_are_written_in_portions(
+    back: Any,
+) -> None:
+    class Slow(Back):
+        async def beat(self, clients: Mapping[str, str]) -> None:
+            for number in range(12_000):
+                beats.note(f"later{number}", "0.5")
+            await super().beat(clients)
+
+    slow: Any = Slow()
+    slow.away = True
+    beats = Beats(slow, max_clients=12_000)
+    for number in range(12_000):
+        beats.note(f"c{number}", "0.5")
+    await beats.flush()
+    assert len(beats._heard) == 12_000
+    slow.away = False
+    await beats.flush()
+    assert [len(some) for some in slow.beats] == [BATCH, BATCH, 2000]
+    assert set().union(*slow.beats) == {f"c{number}" for number in range(12_000)}
 
 
 def status(text: str) -> fedn_pb2.Status:

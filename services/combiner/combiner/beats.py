@@ -11,6 +11,7 @@ from combiner.ports import Roster, StateUnavailable
 log = structlog.get_logger()
 
 FLUSH_S = 0.3
+BATCH = 5_000  # one step of Redis for all of many would keep everybody else waiting
 
 
 class Beats:
@@ -44,12 +45,16 @@ class Beats:
         heard, self._heard = self._heard, {}
         self._something.clear()
         try:
-            await self._roster.beat(heard)
+            names = list(heard)
+            for start in range(0, len(names), BATCH):
+                await self._roster.beat({name: heard[name] for name in names[start : start + BATCH]})
         except StateUnavailable as error:
             if not self._waiting:
                 log.warning("heartbeats wait for Redis", clients=len(heard), error=str(error))
             self._waiting = True
-            self._heard = {**heard, **self._heard}
+            meanwhile, self._heard = self._heard, heard
+            for client, era in meanwhile.items():
+                self.note(client, era)
             self._something.set()
         else:
             self._waiting = False

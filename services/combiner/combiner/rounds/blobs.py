@@ -1,6 +1,7 @@
 """Models for clients that know no archive: written beside the model when such a client is asked.
 
-House-keeping removes a blob like every object that no record names, a day later.
+House-keeping keeps a blob while its model is in use (the newest one, or that of a job or session which has
+not ended), however often a client is asked; else it removes it like every object that no record names.
 """
 
 from __future__ import annotations
