@@ -96,7 +96,7 @@ def fold_all(paths: list[Path], directory: Path, seconds: Seconds) -> int:
             step = "fold, first" if index == 0 else "fold"
             timed(seconds, step, partial(aggregator.fold, update, 100 + index))
     timed(seconds, "write", lambda: aggregator.write(directory / "aggregate.npz"))
-    tail = aggregator.tail_bytes
+    tail = aggregator.scratch_bytes
     aggregator.close()
     return tail
 

@@ -1,4 +1,4 @@
-"""Bins and the tail on disk against fractions.Fraction."""
+"""Bins and expansions on disk against fractions.Fraction."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from combiner.aggregation import expansion
 from combiner.aggregation.bins import TOP, leading, pieces
-from combiner.aggregation.tail import Tail
-from hypothesis import example, given, settings
+from combiner.aggregation.blockfile import BlockFile
+from combiner.aggregation.expansion import MAX_LEVELS, Expansions, Head
+from combiner.aggregation.twosum import Doubles, two_sum
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 finite = st.floats(min_value=-(2.0**1010), max_value=2.0**1010, allow_nan=False)
@@ -54,59 +57,126 @@ def test_leading_is_the_exact_sum_to_106_bits(columns: list[list[float]]) -> Non
         assert abs(low[index]) <= abs(np.spacing(high[index])) * 0.5 * (1 + 2.0**-50)
 
 
-def test_bins_hand_up_before_they_could_round(tmp_path: Path) -> None:
-    """Carries run through many bins when every second deposit hands up."""
-    tail = Tail(tmp_path, block_elements=8, safe_deposits=2)
-    rng = np.random.default_rng(5)
-    expected = [Fraction()] * 8
-    for _ in range(600):
-        values = np.ldexp(rng.normal(size=8), rng.integers(-60, 60, 8))
-        expected = [total + Fraction(value) for total, value in zip(expected, values.tolist(), strict=True)]
-        tail.add(0, values)
-    parts = tail.read(0, 8)
-    sums = [sum((Fraction(float(part[index])) for part in parts), Fraction()) for index in range(8)]
-    tail.close()
-    assert sums == expected
+def exact(parts: list[Doubles], index: int) -> Fraction:
+    return sum((Fraction(float(part[index])) for part in parts), Fraction())
 
 
-def test_bins_do_not_overflow(tmp_path: Path) -> None:
-    """So many of the largest pieces that their sum needs more than 53 bits."""
-    tail = Tail(tmp_path, block_elements=1)
-    largest = (2.0**39 - 1.0) * 2.0**6  # the unit of bin 27
-    for _ in range(20_001):
-        tail.add(0, np.array([largest]))
-    parts = tail.read(0, 1)
-    tail.close()
-    assert sum(Fraction(part[0].item()) for part in parts) == 20_001 * Fraction(largest)
+class Sums:
+    """Expansions with their first two numbers, as an ExactSum has them."""
+
+    def __init__(self, scratch: Path, elements: int, most_blocks: int = 0) -> None:
+        self.file = BlockFile(scratch, elements)
+        self.longer = Expansions(self.file, elements, most_blocks)
+        self.heads: dict[int, tuple[Doubles, Doubles]] = {}
+        self._elements = elements
+
+    def add(self, block: int, column: list[float]) -> None:
+        head = self.heads.setdefault(block, (np.zeros(self._elements), np.zeros(self._elements)))
+        term = np.array(column)
+        for number in head:
+            number[:], term = two_sum(number, term)
+        if term.any():
+            self.longer.add(block, 0, head, term)
+
+    def read(self, block: int) -> list[Fraction]:
+        parts = [*self.heads[block], *self.longer.read(block, 0, self._elements)]
+        assert len(parts) <= 2 + MAX_LEVELS
+        return [exact(parts, index) for index in range(self._elements)]
 
 
-def test_the_tail_is_bounded_by_the_range_of_doubles(tmp_path: Path) -> None:
-    tail = Tail(tmp_path, block_elements=4)
+expansion_columns = st.integers(1, 6).flatmap(
+    lambda size: st.lists(st.lists(finite, min_size=size, max_size=size), min_size=3, max_size=14)
+)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(columns=expansion_columns)
+def test_an_expansion_is_exact_at_every_moment(columns: list[list[float]], tmp_path: Path) -> None:
+    sums = Sums(tmp_path, len(columns[0]))
+    total = [Fraction()] * len(columns[0])
+    for column in columns:
+        sums.add(0, column)
+        total = [a + Fraction(b) for a, b in zip(total, column, strict=True)]
+        assert sums.read(0) == total
+    assert not sums.longer.dropped
+    sums.file.close()
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(columns=st.lists(st.lists(finite, min_size=2, max_size=2), min_size=60, max_size=90))
+def test_no_expansion_is_longer_than_the_range_of_doubles(columns: list[list[float]], tmp_path: Path) -> None:
+    """Also if no two of its numbers are ever moved together before it has its greatest length."""
+    sums = Sums(tmp_path, 2)
+    total = [Fraction()] * 2
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        squeeze = Expansions._squeeze
+
+        def late(longer: Expansions, levels: list[int], within: int, head: Head, term: Doubles) -> Doubles:
+            return squeeze(longer, levels, within, head, term) if len(levels) == MAX_LEVELS else term
+
+        monkeypatch.setattr(Expansions, "_squeeze", late)
+        monkeypatch.setattr(expansion, "two_sum", lambda a, b: (a, b))
+        for column in columns:
+            sums.add(0, column)
+            total = [a + Fraction(b) for a, b in zip(total, column, strict=True)]
+    assert sums.read(0) == total
+    sums.file.close()
+
+
+def test_for_want_of_room_the_last_block_is_dropped_and_the_first_one_stays(tmp_path: Path) -> None:
+    sums = Sums(tmp_path, 4)
     rng = np.random.default_rng(6)
-    for _ in range(2000):
-        tail.add(0, np.ldexp(rng.normal(size=4), rng.integers(-1074, 1000, 4)))
-    assert tail.nbytes <= (TOP + 1) * 4 * 8
-    tail.close()
+    expected = [Fraction()] * 4
+    for _ in range(300):
+        for block in (7, 5, 3):
+            values = np.ldexp(rng.normal(size=4), rng.integers(-1074, 1000, 4))
+            sums.add(block, values.tolist())
+            if block == 3:
+                expected = [a + Fraction(b) for a, b in zip(expected, values.tolist(), strict=True)]
+    assert sums.longer.dropped == {5, 7}
+    assert sums.longer.blocks == [3]
+    assert sums.file.nbytes <= MAX_LEVELS * 4 * 8
+    assert sums.read(3) == expected
+    sums.longer.remove(3)
+    assert sums.file.used == 0
+    sums.file.close()
 
 
-def test_numbers_that_cross_blocks_land_in_both(tmp_path: Path) -> None:
-    tail = Tail(tmp_path, block_elements=4)
-    tail.add(2, np.arange(1.0, 6.0))
-    assert [sum(part[0] for part in tail.read(at, 1)) for at in range(8)] == [0, 0, 1, 2, 3, 4, 5, 0]
-    assert tail.reaches(0)
-    assert tail.reaches(4)
-    assert not tail.reaches(8)
-    tail.close()
+def test_freed_blocks_are_zeros_again(tmp_path: Path) -> None:
+    file = BlockFile(tmp_path, 4)
+    first = file.allocate(1)
+    assert first is not None
+    assert file.allocate(1) is None
+    file.store(first, 0, np.ones(4))
+    file.free(first)
+    again = file.allocate(1)
+    assert again is not None
+    assert file.load(again, 0, np.ones(4)).tolist() == [0, 0, 0, 0]
+    assert file.nbytes == 32
+    file.close()
+    file.close()
 
 
-def test_no_file_without_a_tail(tmp_path: Path) -> None:
-    tail = Tail(tmp_path / "missing", block_elements=4)
-    tail.add(0, np.zeros(4))
-    assert tail.read(0, 4) == []
-    tail.close()
-    tail.close()
+def test_values_that_fit_in_few_numbers_take_no_more(tmp_path: Path) -> None:
+    """In any order, since what was pushed apart is moved together."""
+    values = [1.5 * 2.0**exponent for exponent in (900, 300, -300, -900)] + [2.0**900] * 6
+    for seed in range(40):
+        sums = Sums(tmp_path, 1)
+        for value in np.random.default_rng(seed).permutation(values):
+            sums.add(0, [value])
+        assert sums.file.used <= 2
+        sums.file.close()
+
+
+def test_no_file_before_something_is_kept(tmp_path: Path) -> None:
+    sums = Sums(tmp_path / "missing", 1)
+    sums.add(0, [1.0])
+    assert sums.read(0) == [1]
 
 
 def test_a_scratch_directory_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    sums = Sums(tmp_path / "missing", 1)
+    sums.add(0, [1.0])
+    sums.add(0, [2.0**-100])
     with pytest.raises(FileNotFoundError):
-        Tail(tmp_path / "missing", block_elements=4).add(0, np.ones(4))
+        sums.add(0, [2.0**-200])

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from combiner.aggregation.exact import BLOCK_ELEMENTS, MAX_WEIGHT, ExactSum
+from combiner.aggregation.expansion import MAX_LEVELS, Expansions
 from combiner.aggregation.rounding import MAX_TOTAL
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from tests.unit.exact_kit import rounded
 
 FLOATS = [np.dtype(code) for code in ("f2", "f4", "f8")]
 INTEGERS = [np.dtype(code) for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")]
@@ -29,36 +32,39 @@ def examples(count: int) -> settings:
     )
 
 
-def rounded(value: Fraction, dtype: np.dtype[Any]) -> Any:
-    """Round a fraction to the dtype by definition: the nearest of its neighbours, the even one of two."""
-    if dtype.kind == "b":
-        return np.bool_(round(value) > 0)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return dtype.type(min(max(round(value), int(limits.min)), int(limits.max)))
-    if dtype == np.float64:
-        return np.float64(value.numerator / value.denominator)  # Python rounds this division correctly
-    info = np.finfo(dtype)
-    size, smallest = abs(value), Fraction(float(info.smallest_subnormal))
-    exponent = int(info.minexp)
-    while Fraction(2) ** (exponent + 1) <= size:
-        exponent += 1
-    unit = max(smallest, Fraction(2) ** (exponent - int(info.nmant)))
-    nearest = min(float(round(size / unit) * unit), float(info.max))
-    return dtype.type(-nearest if value < 0 else nearest)
-
-
 def exact_mean(terms: Sequence[Term], index: int) -> Fraction:
     total = sum(weight for _, weight in terms)
     return sum((Fraction(values[index].item()) * weight for values, weight in terms), Fraction()) / total
 
 
 def mean_of(terms: Sequence[Term], dtype: np.dtype[Any], scratch: Path) -> NDArray[Any]:
-    total = ExactSum(terms[0][0].size, scratch)
+    elements = terms[0][0].size
+    total = ExactSum(elements, scratch, max_scratch=0)
     try:
         for values, weight in terms:
             total.add(0, values, weight)
-        return total.mean(0, terms[0][0].size, sum(weight for _, weight in terms), dtype)
+        return total.mean(0, elements, sum(weight for _, weight in terms), dtype)
+    finally:
+        total.close()
+
+
+def mean_of_dropped(terms: Sequence[Term], dtype: np.dtype[Any], scratch: Path) -> NDArray[Any]:
+    """With no room for a third number of any element at first: all that needs one is summed again."""
+    elements = terms[0][0].size
+    weight_of_all = sum(weight for _, weight in terms)
+    total = ExactSum(elements, scratch, max_scratch=0)
+    try:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(Expansions, "add", lambda longer, block, *_: longer.dropped.add(block))
+            for values, weight in terms:
+                total.add(0, values, weight)
+        while total.dropped:
+            total.begin_pass([(0, elements, dtype)], weight_of_all)
+            for values, weight in reversed(terms):
+                total.add_again(0, values, weight)
+        # what takes room is settled, and found again
+        total.begin_pass([(0, elements, dtype)], weight_of_all)
+        return total.mean(0, elements, weight_of_all, dtype)
     finally:
         total.close()
 
@@ -119,6 +125,16 @@ def updates(draw: st.DrawFn, elements: int = 4) -> list[Term]:
 @given(terms=updates(), dtype=st.sampled_from(FLOATS + INTEGERS))
 def test_mean_is_the_fraction_rounded_once(terms: list[Term], dtype: np.dtype[Any], tmp_path: Path) -> None:
     assert_exact(terms, dtype, tmp_path)
+
+
+@examples(300)
+@given(terms=updates(), dtype=st.sampled_from(FLOATS + INTEGERS))
+def test_what_is_summed_again_is_the_fraction_rounded_once(
+    terms: list[Term], dtype: np.dtype[Any], tmp_path: Path
+) -> None:
+    expected = [rounded(exact_mean(terms, index), dtype) for index in range(terms[0][0].size)]
+    result = mean_of_dropped(terms, dtype, tmp_path)
+    assert result.tobytes() == np.array(expected, dtype).tobytes()
 
 
 @examples(60)
@@ -189,7 +205,7 @@ def test_subnormal_ties(odd: int, total: int, nudge: int, tmp_path: Path) -> Non
     """Means that lie halfway between two subnormal numbers, or one unit of the sum beside it."""
     units = (2 * odd + 1) * (total // 2) + nudge
     high, low = units >> 40 << 40, units & ((1 << 40) - 1)
-    sums = ExactSum(1, tmp_path)
+    sums = ExactSum(1, tmp_path, 0)
     for part in (high, low):
         sums.add(0, np.array([float(Fraction(part, 1 << 1074))]), 1)
     expected = np.float64(units / (total << 1074))
@@ -207,7 +223,7 @@ def test_subnormal_ties(odd: int, total: int, nudge: int, tmp_path: Path) -> Non
 )
 def test_quotients_that_one_division_misses(high: str, low: str, total: int, tmp_path: Path) -> None:
     """Found by search: high / total is more than one unit in the last place away, across a float32 tie."""
-    sums = ExactSum(1, tmp_path)
+    sums = ExactSum(1, tmp_path, 0)
     for part in (high, low):
         sums.add(0, np.array([float.fromhex(part)]), 1)
     exact = (Fraction(float.fromhex(high)) + Fraction(float.fromhex(low))) / total
@@ -264,7 +280,7 @@ def test_totals_at_the_limit_decide_ties(tmp_path: Path) -> None:
     """Beyond 2**50 examples the sum's 106 bits would no longer separate all rounding cases; up to there
     they do.
     """
-    total = ExactSum(3, tmp_path)
+    total = ExactSum(3, tmp_path, 0)
     base = np.array([1.0 + 2.0**-52, 1.0, 3.0])
     total.add(0, base, MAX_WEIGHT)
     small = np.array([2.0**-200, -(2.0**-1074), 2.0**-60])
@@ -277,18 +293,18 @@ def test_totals_at_the_limit_decide_ties(tmp_path: Path) -> None:
         assert total.mean(0, 3, divisor, np.dtype("f8")).tolist() == expected
 
 
-def test_a_tail_exists_only_where_it_is_needed(tmp_path: Path) -> None:
+def test_scratch_is_used_only_where_it_is_needed(tmp_path: Path) -> None:
     elements = 3 * BLOCK_ELEMENTS
-    total = ExactSum(elements, tmp_path)
+    total = ExactSum(elements, tmp_path, 0)
     plain = np.random.default_rng(1).normal(size=elements).astype("f4")
     for weight in range(1, 31):
         total.add(0, plain, weight)
-    assert total.tail_bytes == 0
+    assert total.scratch_bytes == 0
     wild = [plain.copy(), plain.copy()]
     wild[0][BLOCK_ELEMENTS], wild[1][BLOCK_ELEMENTS] = 1e-20, 1e-44
     for values in wild:
         total.add(0, values, 3)
-    assert 0 < total.tail_bytes <= 2 * BLOCK_ELEMENTS * 8
+    assert 0 < total.scratch_bytes <= 2 * BLOCK_ELEMENTS * 8
     window = slice(BLOCK_ELEMENTS, BLOCK_ELEMENTS + 5)
     terms: list[Term] = [(plain[window], 465), (wild[0][window], 3), (wild[1][window], 3)]
     expected = [rounded(exact_mean(terms, index), np.dtype("f8")) for index in range(5)]
@@ -299,7 +315,7 @@ def test_a_tail_exists_only_where_it_is_needed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 5, BLOCK_ELEMENTS - 2, BLOCK_ELEMENTS, 2 * BLOCK_ELEMENTS - 3])
 def test_runs_may_start_anywhere(start: int, tmp_path: Path) -> None:
-    total = ExactSum(3 * BLOCK_ELEMENTS, tmp_path)
+    total = ExactSum(3 * BLOCK_ELEMENTS, tmp_path, 0)
     rng = np.random.default_rng(start)
     count = BLOCK_ELEMENTS // 2 + 7
     first = np.ldexp(rng.normal(size=count), rng.integers(-400, 400, count))
@@ -314,13 +330,60 @@ def test_runs_may_start_anywhere(start: int, tmp_path: Path) -> None:
     assert not total.mean(start + count, 50, 9, np.dtype("f8")).any()
 
 
+def spread(rng: np.random.Generator, elements: int, low: int, high: int) -> NDArray[Any]:
+    return np.ldexp(rng.normal(size=elements), rng.integers(low, high, elements))
+
+
+def test_scratch_is_bounded_whatever_the_values_are(tmp_path: Path) -> None:
+    """Blocks for which there is no room are summed again, the last ones in the last pass."""
+    elements = 40 * BLOCK_ELEMENTS + 5
+    rng = np.random.default_rng(3)
+    terms: list[Term] = []
+    for _ in range(4):
+        values = spread(rng, elements, -1000, 900)
+        terms += [(values, 5), (-values, 5)]
+    terms = [*terms[::2], *terms[1::2], (rng.normal(size=elements), 1)]
+    total = ExactSum(elements, tmp_path, max_scratch=0)
+    for values, weight in terms:
+        total.add(0, values, weight)
+    examples_ = sum(weight for _, weight in terms)
+    with pytest.raises(RuntimeError, match="blocks of the sum have to be summed again"):
+        total.mean(0, 1, examples_, np.dtype("f8"))
+    runs = [(0, 100, np.dtype("i8")), (100, elements, np.dtype("f8"))]
+    left = [total.dropped]
+    while total.dropped:
+        total.begin_pass(runs, examples_)
+        for values, weight in terms:
+            total.add_again(0, values, weight)
+        left.append(total.dropped)
+        assert left[-1] < left[-2]
+        assert total.scratch_bytes <= MAX_LEVELS * BLOCK_ELEMENTS * 8
+    assert len(left) > 2
+    plain = [(terms[-1][0], 1), (np.zeros(elements), examples_ - 1)]
+    assert total.mean(0, 100, examples_, np.dtype("i8")).tolist() == [0] * 100
+    for index in [100, elements - 1, *rng.integers(100, elements, 300).tolist()]:
+        mean = total.mean(index, 1, examples_, np.dtype("f8"))[0]
+        assert mean == rounded(exact_mean(plain, index), np.dtype("f8"))
+    total.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8"])
+def test_integers_that_are_summed_again_keep_their_last_digit(dtype: str, tmp_path: Path) -> None:
+    values = np.array([2**63 - 1, 2**62 + 1, 2**53 + 1], dtype)
+    wild = np.array([1e200, 1e-200, 1.0])
+    terms: list[Term] = [(values, 3), (wild, 1), (-wild, 1), (values, 1), (values, 1)]
+    expected = [rounded(exact_mean(terms, index), np.dtype(dtype)) for index in range(3)]
+    assert mean_of_dropped(terms, np.dtype(dtype), tmp_path).tolist() == expected
+
+
 @pytest.mark.parametrize("weight", [0, -1, MAX_WEIGHT + 1])
 def test_weights_out_of_range_are_refused(weight: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allowed are 1 to"):
-        ExactSum(1, tmp_path).add(0, np.ones(1), weight)
+        ExactSum(1, tmp_path, 0).add(0, np.ones(1), weight)
 
 
 @pytest.mark.parametrize("total", [0, MAX_TOTAL + 1])
 def test_totals_out_of_range_are_refused(total: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allowed are 1 to"):
-        ExactSum(1, tmp_path).mean(0, 1, total, np.dtype("f8"))
+        ExactSum(1, tmp_path, 0).mean(0, 1, total, np.dtype("f8"))

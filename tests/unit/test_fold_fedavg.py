@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from combiner.aggregation import AGGREGATORS, MAX_NUM_EXAMPLES, FedAvg
+from combiner.aggregation.expansion import Expansions
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedcombiner.modelstorage.formats import ModelSpec, TensorSpec
+from fedcombiner.modelstorage.formats import FormatError, ModelSpec, TensorSpec
 from fedcombiner.modelstorage.formats.arrays import load_arrays, save_arrays
 from fedcombiner.modelstorage.formats.npz import CheckedUpdate, check_update, read_spec, write_model
+from tests.unit.exact_kit import rounded
 
 Arrays = dict[str, NDArray[Any]]
 Terms = Sequence[tuple[CheckedUpdate, int]]
@@ -51,6 +55,11 @@ def aggregate(terms: Terms, parent: ModelSpec, directory: Path) -> bytes:
     try:
         for update, weight in terms:
             aggregator.fold(update, weight)
+        while aggregator.needs_another_pass:
+            aggregator.begin_pass()
+            for update, weight in terms:
+                aggregator.fold_again(update, weight)
+            aggregator.end_pass()
         aggregator.write(directory / "aggregate.npz")
         return (directory / "aggregate.npz").read_bytes()
     finally:
@@ -156,6 +165,146 @@ def test_large_updates_in_several_orders(tmp_path: Path) -> None:
     for index in rng.integers(0, elements, 2000).tolist():
         exact = sum((Fraction(values[index].item()) * weight for values, weight in flat), Fraction()) / total
         assert mean[index] == np.float32(exact.numerator / exact.denominator)
+
+
+def read_as(value: float, dtype: np.dtype[Any]) -> Fraction:
+    """The definition: a floating point number of more digits than the parent's is rounded to its dtype."""
+    return Fraction(float(dtype.type(value)))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    code=st.sampled_from(["f2", "f4", "f8"]),
+    columns=st.lists(
+        st.lists(st.floats(-(2.0**960), 2.0**960), min_size=3, max_size=3), min_size=1, max_size=6
+    ),
+    weights=st.lists(st.integers(1, MAX_NUM_EXAMPLES), min_size=6, max_size=6),
+)
+@example(code="f4", columns=[[1.0, 2.0**-150, 1.0 + 2.0**-24]] * 2, weights=[1] * 6)
+def test_values_are_read_as_the_parents_and_the_mean_is_rounded_once(
+    code: str, columns: list[list[float]], weights: list[int], tmp_path: Path
+) -> None:
+    dtype = np.dtype(code)
+    parent = spec(w=(code, (3,)))
+    largest = min(float(np.finfo(dtype).max), 2.0**960)
+    updates: list[tuple[Arrays, int]] = [
+        ({"w": np.clip(np.array(column), -largest, largest)}, weight)
+        for column, weight in zip(columns, weights, strict=False)
+    ]
+    with checked(updates, parent, tmp_path) as terms:
+        mean = load_arrays(aggregate(terms, parent, tmp_path))["w"]
+    total = sum(weight for _, weight in updates)
+    for index in range(3):
+        values = [read_as(arrays["w"][index].item(), dtype) * weight for arrays, weight in updates]
+        assert mean[index] == rounded(sum(values, Fraction()) / total, dtype)
+
+
+def test_a_value_beyond_the_parents_range_is_refused_and_one_at_its_end_is_not(tmp_path: Path) -> None:
+    parent = spec(w=("f4", (2,)))
+    largest = float(np.finfo("f4").max)
+    with checked([({"w": np.array([largest, -largest])}, 3)], parent, tmp_path) as terms:
+        assert load_arrays(aggregate(terms, parent, tmp_path))["w"].tolist() == [largest, -largest]
+    above = np.nextafter(largest, np.inf)
+    with (
+        pytest.raises(FormatError, match=r"too_large: .*at flat index 1, the largest float32 of the parent"),
+        checked([({"w": np.array([0.0, -above])}, 1)], parent, tmp_path),
+    ):
+        pass
+
+
+def scratch_in_use(directory: Path) -> int:
+    """Bytes of this process's files in the directory that have no name."""
+    sizes = {}
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(link.readlink()).startswith(f"{directory}/"):
+                found = link.stat()
+                sizes[found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "exponents", "wild", "compress", "passes"),
+    [
+        ("f4", (-1000, 120), 1, True, False),
+        ("f4", (-1000, -6), 3, False, False),
+        ("f4", (-149, 120), 6, False, True),
+        ("f8", (-1000, 900), 2, False, True),
+    ],
+)
+def test_scratch_is_at_most_six_models_whatever_the_values_are(
+    code: str, exponents: tuple[int, int], wild: int, compress: bool, passes: bool, tmp_path: Path
+) -> None:
+    """Updates of float64 numbers that are spread over the exponents, with negatives, so that sums cancel; two
+    updates are checked at once.
+    """
+    elements = 1_000_003
+    parent = spec(w=(code, (elements,)))
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=elements).astype(code)
+    spread = [np.ldexp(rng.normal(size=elements), rng.integers(*exponents, elements)) for _ in range(wild)]
+    arrays = [base, *spread, base * np.float32(1.5), *(-values for values in spread[1:])]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    paths = [tmp_path / f"update-{number}.npz" for number in range(len(arrays))]
+    for path, values in zip(paths, arrays, strict=True):
+        save_arrays(path, {"w": values}, compress=compress)
+
+    def fold_each(fold: Callable[[CheckedUpdate, int], None], order: Sequence[int]) -> int:
+        """While the next one is checked."""
+        most = 0
+        with ExitStack() as stack:
+            for number in order:
+                with check_update(paths[number], parent, scratch) as update:
+                    fold(update, 7)
+                    most = max(most, scratch_in_use(scratch))
+                    stack.close()
+                    stack.enter_context(check_update(paths[number], parent, scratch))
+        return most
+
+    results, needed_passes = set(), False
+    for seed in range(2):
+        order = random.Random(seed).sample(range(len(paths)), len(paths))
+        aggregator = FedAvg(parent, scratch)
+        most = fold_each(aggregator.fold, order)
+        while aggregator.needs_another_pass:
+            needed_passes = True
+            aggregator.begin_pass()
+            most = max(most, fold_each(aggregator.fold_again, order))
+            aggregator.end_pass()
+        aggregator.write(tmp_path / "aggregate.npz")
+        results.add((tmp_path / "aggregate.npz").read_bytes())
+        aggregator.close()
+        assert most <= 6 * parent.nbytes
+    assert (len(results), needed_passes) == (1, passes)
+    mean = load_arrays(results.pop())["w"]
+    for index in [0, elements - 1, *rng.integers(0, elements, 200).tolist()]:
+        values = [read_as(column[index].item(), np.dtype(code)) for column in arrays]
+        assert mean[index] == rounded(sum(values, Fraction()) / len(arrays), np.dtype(code))
+
+
+def test_a_pass_over_other_updates_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = spec(w=("f8", (1,)))
+    updates: list[tuple[Arrays, int]] = [
+        ({"w": np.array([2.0**exponent])}, 1) for exponent in (0, -200, -400)
+    ]
+    with checked(updates, parent, tmp_path) as terms:
+        aggregator = FedAvg(parent, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Expansions, "add", lambda longer, block, *_: longer.dropped.add(block))
+            for update, weight in terms:
+                aggregator.fold(update, weight)
+        with pytest.raises(RuntimeError, match="summed again"):
+            aggregator.write(tmp_path / "aggregate.npz")
+        with pytest.raises(RuntimeError, match="no pass was begun"):
+            aggregator.fold_again(*terms[0])
+        aggregator.begin_pass()
+        aggregator.fold_again(*terms[0])
+        with pytest.raises(ValueError, match="1 updates of 1 examples were folded again, 3 of 3 before"):
+            aggregator.end_pass()
+        with pytest.raises(RuntimeError, match="only in part"):
+            aggregator.begin_pass()
+        aggregator.close()
 
 
 def test_cancelling_scales_in_all_orders(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from combiner.aggregation.expansion import Expansions
 from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Lease, LeaseLost
 from combiner.rounds.folding import Folder, RoundFailed, Workshop
@@ -30,6 +32,20 @@ from fedcombiner.modelstorage.store import (
 )
 
 PARENT = ObjectKey("models", "parent")
+
+
+class Writer:
+    def __init__(self, back: Back, key: ObjectKey) -> None:
+        self._back = back
+        self._key = key
+        self._written = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        self._written += data
+
+    async def commit(self) -> ObjectInfo | None:
+        self._back.put(self._key.id, bytes(self._written))
+        return await self._back.head(self._key)
 
 
 class Back:
@@ -66,6 +82,10 @@ class Back:
         yield path
         if key.id in self.fails_on_close:
             raise StoreUnavailable("away")
+
+    @asynccontextmanager
+    async def writer(self, key: ObjectKey, *, max_bytes: int) -> AsyncIterator[Writer]:
+        yield Writer(self, key)
 
     async def accept(self, lease: Lease, client: str) -> None:
         if self.lost:
@@ -249,6 +269,36 @@ async def test_a_parent_that_cannot_be_worked_on_fails_the_round(
     with pytest.raises(RoundFailed, match=f"model_id: other {said}"):
         await a_folder(back, workshop, ObjectKey("models", "other"))
     workshop.close()
+
+
+async def test_sums_that_were_dropped_are_made_again_from_the_store(
+    back: Back, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [received(client, 3) for client in "abcd"]
+    for number, record in enumerate(records):
+        back.put(record.update_id, vector(2.0 ** (-40 * number), 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Expansions, "add", lambda longer, block, *_: longer.dropped.add(block))
+        for record in records:
+            await folder.judge(record)
+    await folder.settle([replace(record, state=ClientState.ACCEPTED) for record in records])
+    assert len(back.judged) == 4
+    await folder.write(ObjectKey("models", "aggregate"))
+    mean = np.load(back._root / "aggregate")["w"]
+    assert mean.tolist() == [np.float32((1 + 2.0**-40 + 2.0**-80 + 2.0**-120) / 4), 1.0]
+
+
+async def test_an_update_that_is_gone_when_sums_are_made_again_fails_the_round(
+    back: Back, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [received(client) for client in "abc"]
+    monkeypatch.setattr(Expansions, "add", lambda longer, block, *_: longer.dropped.add(block))
+    for number, record in enumerate(records):
+        back.put(record.update_id, vector(2.0 ** (-60 * number), 1))
+        await folder.judge(record)
+    (back._root / "u-b").unlink()
+    with pytest.raises(RoundFailed, match="accepted update u-b of b cannot be read again"):
+        await folder.settle([replace(record, state=ClientState.ACCEPTED) for record in records])
 
 
 async def test_a_cancelled_caller_waits_for_its_thread(tmp_path: Path) -> None:

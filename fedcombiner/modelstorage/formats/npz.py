@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -27,8 +27,8 @@ from fedcombiner.modelstorage.formats.zipdir import Member, read_members
 __all__ = ["MAX_MAGNITUDE", "CheckedUpdate", "NpzWriter", "check_update", "read_spec", "write_model"]
 
 MAX_MAGNITUDE: Final = 2.0**960
-"""Larger float64 values are refused: weighted sums of them could overflow, and a sum that overflowed is
-not exact.
+"""Larger float64 values are refused, also where the parent has float64 or integers: weighted sums of them
+could overflow, and a sum that overflowed is not exact.
 """
 
 _SURPLUS_ENTRIES: Final = 1000
@@ -53,12 +53,15 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Where the elements of one tensor are, in C order and native byte order."""
+    """Where the elements of one tensor are, in C order and native byte order, and the dtype they are read
+    as.
+    """
 
     file: IO[bytes]
     offset: int
     dtype: np.dtype[Any]
     elements: int
+    reads: np.dtype[Any]
 
 
 class CheckedUpdate:
@@ -77,17 +80,18 @@ class CheckedUpdate:
 
     @property
     def dtypes(self) -> tuple[np.dtype[Any], ...]:
-        """Dtypes of the update's arrays, in the parent's order."""
-        return tuple(segment.dtype for segment in self._segments)
+        """Dtypes that the update's arrays are read as, in the parent's order."""
+        return tuple(segment.reads for segment in self._segments)
 
     def blocks(self, block_elements: int) -> Iterator[Block]:
         """The elements, tensor by tensor in the parent's order, in C order, in runs of at most
         ``block_elements``.
 
-        The array of a block has the update's dtype and is valid until the next block is asked for: the
-        buffer is used again.
+        The array of a block has the update's dtype, or the parent's where the update has floating point
+        numbers of more digits (`TensorSpec.reads`). It is valid until the next block is asked for: the buffer
+        is used again.
         """
-        buffer = bytearray(block_elements * 8)
+        buffer, rounded = bytearray(block_elements * 8), bytearray(block_elements * 4)
         for index, segment in enumerate(self._segments):
             for start in range(0, segment.elements, block_elements):
                 count = min(block_elements, segment.elements - start)
@@ -95,7 +99,8 @@ class CheckedUpdate:
                 target = memoryview(buffer)[: count * size]
                 if os.preadv(segment.file.fileno(), [target], segment.offset + start * size) != len(target):
                     raise OSError("the file of a checked update was cut off")
-                yield index, start, np.frombuffer(target, segment.dtype)
+                values = np.frombuffer(target, segment.dtype)
+                yield index, start, _rounded(values, segment.reads, rounded)
 
     def close(self) -> None:
         """Close the files; the scratch file vanishes with it. Closing again does nothing."""
@@ -115,10 +120,11 @@ def check_update(path: str | os.PathLike[str], parent: ModelSpec, scratch_dir: P
     """Decode and check a whole update: names and shapes are the parent's, every value is finite, lengths
     and CRC-32 are right.
 
-    The dtypes need not be the parent's. Arrays that cannot be read from the file as they are (deflated, in
-    Fortran order, in foreign byte order) are kept in one unnamed scratch file, at most 8 bytes an element
-    (16 for deflated ones in Fortran order). Nothing is inflated beyond what the parent's shapes allow, and
-    nothing is unpickled.
+    The dtypes need not be the parent's, but floating point numbers must be in the range of the parent's.
+    Arrays that cannot be read from the file as they are (deflated, in Fortran order, in foreign byte order)
+    are kept in one unnamed scratch file, as they are read: where the parent has floating point numbers that
+    is at most twice its size, else 16 bytes an element. Nothing is inflated beyond what the parent's shapes
+    allow, and nothing is unpickled.
 
     A file without an archive's beginning that has exactly the bytes of the parent's arrays as float32 is a
     blob (`formats.blob`), and read as such.
@@ -151,17 +157,23 @@ def _is_blob(update: IO[bytes], parent: ModelSpec) -> bool:
 def _checked_blob(update: IO[bytes], parent: ModelSpec) -> CheckedUpdate:
     try:
         segments = tuple(
-            _Segment(update, offset * _BLOB_DTYPE.itemsize, np.dtype("f4"), tensor.elements)
+            _Segment(
+                update,
+                offset * _BLOB_DTYPE.itemsize,
+                _BLOB_DTYPE,
+                tensor.elements,
+                tensor.reads(_BLOB_DTYPE),
+            )
             for offset, tensor in zip(parent.offsets, parent.tensors, strict=True)
         )
-        checked = CheckedUpdate(parent, (update,), segments)
-        for index, start, values in checked.blocks(PIECE_BYTES // _BLOB_DTYPE.itemsize):
-            tensor = parent.tensors[index]
-            _check_values(TensorSpec(tensor.name, _BLOB_DTYPE, tensor.shape), start, values)
+        unrounded = tuple(replace(segment, reads=_BLOB_DTYPE) for segment in segments)
+        raw = CheckedUpdate(parent, (update,), unrounded)
+        for index, start, values in raw.blocks(PIECE_BYTES // _BLOB_DTYPE.itemsize):
+            _check_values(parent.tensors[index], start, values)
     except BaseException:
         update.close()
         raise
-    return checked
+    return CheckedUpdate(parent, (update,), segments)
 
 
 class _Checker:
@@ -169,7 +181,7 @@ class _Checker:
         self._update = update
         self._scratch = scratch
         self._scratch_end = 0
-        self._piece = bytearray(PIECE_BYTES)
+        self._piece, self._rounded = bytearray(PIECE_BYTES), bytearray(PIECE_BYTES)
 
     def check(self, parent: ModelSpec) -> tuple[_Segment, ...]:
         most = len(parent.tensors) + _SURPLUS_ENTRIES
@@ -178,28 +190,30 @@ class _Checker:
         # All headers before any content: a wrong update is mostly found without reading it.
         for tensor in parent.tensors:
             _check_shape(MemberReader(self._update.fileno(), members[tensor.name]).tensor, tensor)
-        return tuple(self._check_payload(members[tensor.name]) for tensor in parent.tensors)
+        return tuple(self._check_payload(members[tensor.name], tensor) for tensor in parent.tensors)
 
-    def _check_payload(self, member: Member) -> _Segment:
+    def _check_payload(self, member: Member, expected: TensorSpec) -> _Segment:
         reader = MemberReader(self._update.fileno(), member)
         tensor = reader.tensor
+        reads = expected.reads(tensor.dtype)
         foreign = not reader.stored_dtype.isnative
         transposed = reader.fortran_order and sum(length != 1 for length in tensor.shape) > 1
-        in_place = not member.deflated and not foreign
-        offset = reader.payload_offset if in_place else self._reserve(tensor.nbytes)
+        in_place = not member.deflated and not foreign and not (transposed and reads != tensor.dtype)
+        dtype = tensor.dtype if in_place else reads
+        size = tensor.elements * dtype.itemsize
+        offset = reader.payload_offset if in_place else self._reserve(size)
         for start, values in self._pieces(reader):
-            _check_values(tensor, start, values)
+            _check_values(expected, start, values)
             if not in_place:
-                write_all(
-                    self._scratch.fileno(), values.data.cast("B"), offset + start * tensor.dtype.itemsize
-                )
+                kept = _rounded(values, reads, self._rounded)
+                write_all(self._scratch.fileno(), kept.data.cast("B"), offset + start * dtype.itemsize)
         reader.finish()
         file = self._update if in_place else self._scratch
         if transposed:
             source = (file.fileno(), offset)
-            file, offset = self._scratch, self._reserve(tensor.nbytes)
-            transpose_file(source, (file.fileno(), offset), tensor.shape, tensor.dtype)
-        return _Segment(file, offset, tensor.dtype, tensor.elements)
+            file, offset = self._scratch, self._reserve(size)
+            transpose_file(source, (file.fileno(), offset), tensor.shape, dtype)
+        return _Segment(file, offset, dtype, tensor.elements, reads)
 
     def _pieces(self, reader: MemberReader) -> Iterator[tuple[int, NDArray[Any]]]:
         tensor = reader.tensor
@@ -233,21 +247,34 @@ def _check_shape(found: TensorSpec, expected: TensorSpec) -> None:
         raise FormatError("shape", f"array {quoted([found.name])} {shapes}")
 
 
-def _check_values(tensor: TensorSpec, start: int, values: NDArray[Any]) -> None:
-    """Refuse NaN, infinities and magnitudes above MAX_MAGNITUDE; ``start`` is the flat index in file order
-    of the first value.
+def _rounded(values: NDArray[Any], dtype: np.dtype[Any], buffer: bytearray) -> NDArray[Any]:
+    """The values as this dtype, in the buffer if they are of another one; to nearest, ties to even."""
+    if values.dtype == dtype:
+        return values
+    rounded = np.frombuffer(memoryview(buffer)[: values.size * dtype.itemsize], dtype)
+    np.copyto(rounded, values, casting="same_kind")
+    return rounded
+
+
+def _check_values(expected: TensorSpec, start: int, values: NDArray[Any]) -> None:
+    """Refuse NaN, infinities, and magnitudes above MAX_MAGNITUDE or beyond the range of the parent's array;
+    ``start`` is the flat index in file order of the first value.
     """
-    if tensor.dtype.kind != "f":
+    if values.dtype.kind != "f":
         return
     with np.errstate(invalid="ignore"):
         # Two reductions see all there is to see: both hand on NaN, and neither needs a temporary array.
         low, high = float(values.min()), float(values.max())
-    if low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE:
+    limit, allowed = MAX_MAGNITUDE, "the largest allowed magnitude is 2**960"
+    if expected.reads(values.dtype) != values.dtype:
+        limit = float(np.finfo(expected.dtype).max)
+        allowed = f"the largest {expected.dtype} of the parent's array is {limit!r}"
+    if low >= -limit and high <= limit:
         return
     finite = np.isfinite(values)
     position = int(np.argmin(finite)) if not finite.all() else int(np.argmax(np.abs(values)))
     value = float(values[position])
-    where = f"array {quoted([tensor.name])} has {value!r} at flat index {start + position}"
+    where = f"array {quoted([expected.name])} has {value!r} at flat index {start + position}"
     if not np.isfinite(value):
         raise FormatError("non_finite", f"{where}, every value must be finite")
-    raise FormatError("too_large", f"{where}, the largest allowed magnitude is 2**960")
+    raise FormatError("too_large", f"{where}, {allowed}")

@@ -55,6 +55,13 @@ class TensorSpec:
     def nbytes(self) -> int:
         return self.elements * self.dtype.itemsize
 
+    def reads(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The dtype that values of an update for this array are rounded to before anything else: floating
+        point numbers have no more digits and range than the array can hold.
+        """
+        narrower = dtype.kind == self.dtype.kind == "f" and self.dtype.itemsize < dtype.itemsize
+        return self.dtype if narrower else dtype
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -21,9 +21,6 @@ LOWEST_EXPONENT: Final = -1074
 TOP: Final = 51
 """Highest bin; with a unit of 2**966 it has room for sums up to 2**1019, far beyond what may be added."""
 
-SAFE_DEPOSITS: Final = 1 << 12
-"""So many pieces of at most 2**39 units stay below 2**52 units, so that bin and carry are exact."""
-
 
 def pieces(values: Doubles, work: Doubles) -> Iterator[tuple[int, Doubles]]:
     """Cut the values into (bin, pieces), from the highest bin down; ``values`` and the pieces' buffer are
@@ -57,10 +54,10 @@ def leading(parts: list[Doubles]) -> tuple[Doubles, Doubles, Doubles]:
     Low is at most about half a unit in the last place of high, and the rest less than one unit in the last
     place of low.
     """
-    digits = _digits(parts)
+    found = digits(parts)
     high, low, rest = (np.zeros(parts[0].size) for _ in range(3))
-    for index in sorted(digits, reverse=True):
-        high, error = two_sum(high, digits[index])
+    for index in sorted(found, reverse=True):
+        high, error = two_sum(high, found[index])
         low, left = two_sum(low, error)
         high, low = two_sum(high, low)
         # Where something is left already, all further digits together are smaller: they change neither its
@@ -69,23 +66,23 @@ def leading(parts: list[Doubles]) -> tuple[Doubles, Doubles, Doubles]:
     return high, low, rest
 
 
-def _digits(parts: list[Doubles]) -> dict[int, Doubles]:
+def digits(parts: list[Doubles]) -> dict[int, Doubles]:
     """The sum in bins, each at most half a unit of the bin above."""
-    digits: dict[int, Doubles] = {}
+    found: dict[int, Doubles] = {}
     work = np.empty(parts[0].size)
     for part in parts:
         for index, piece in pieces(part.copy(), work):
-            _deposit(digits, index, piece)
-    for index in range(min(digits, default=TOP), TOP):
-        if index in digits:
-            take_multiples(digits[index], index + 1, work)
+            _deposit(found, index, piece)
+    for index in range(min(found, default=TOP), TOP):
+        if index in found:
+            take_multiples(found[index], index + 1, work)
             if work.any():
-                _deposit(digits, index + 1, work)
-    return digits
+                _deposit(found, index + 1, work)
+    return found
 
 
-def _deposit(digits: dict[int, Doubles], index: int, piece: Doubles) -> None:
-    if index in digits:
-        np.add(digits[index], piece, out=digits[index])
+def _deposit(bins: dict[int, Doubles], index: int, piece: Doubles) -> None:
+    if index in bins:
+        np.add(bins[index], piece, out=bins[index])
     else:
-        digits[index] = piece.copy()
+        bins[index] = piece.copy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -176,9 +176,25 @@ class Folder:
 
         RoundFailed if it cannot be read or folded for a reason of ours, FoldBroken if that is the disk.
         """
+        await self._worked_on(record, self._take)
+
+    async def settle(self, accepted: Sequence[ClientRecord]) -> None:
+        """Fold the accepted updates again, from the store, as often as the aggregator needs it: before
+        `write`.
+
+        RoundFailed or FoldBroken as `judge`.
+        """
+        while self._aggregator.needs_another_pass:
+            log.info("folding again: sums do not fit in scratch at once", updates=len(accepted))
+            self._aggregator.begin_pass()
+            for record in accepted:
+                await self._worked_on(record, self._take_again)
+            await self._timed("folding", self._aggregator.end_pass)
+
+    async def _worked_on(self, record: ClientRecord, work: Callable[[ClientRecord], Awaitable[None]]) -> None:
         async with self._workshop.slots:
             try:
-                await self._take(record)
+                await work(record)
             except FormatError as error:
                 await self._reject(record, error.reason, error.detail)
             except ObjectNotFound:
@@ -198,6 +214,11 @@ class Folder:
                 await steady(lambda: self._jobs.accept(self._lease, record.client))
             await self._fold(update, record.num_examples)
         self._meter.accepted()
+
+    async def _take_again(self, record: ClientRecord) -> None:
+        async with AsyncExitStack() as stack:
+            update = await patient(lambda: self._checked(record, stack))
+            await self._timed("folding", lambda: self._aggregator.fold_again(update, record.num_examples))
 
     async def _checked(self, record: ClientRecord, stack: AsyncExitStack) -> CheckedUpdate:
         """The update, open for as long as the stack."""

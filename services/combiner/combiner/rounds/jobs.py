@@ -300,6 +300,7 @@ class JobRun:
         accepted = job.of_state(ClientState.ACCEPTED)
         if folder.updates != len(accepted):
             raise RuntimeError(f"{folder.updates} updates were folded, {len(accepted)} are accepted")
+        await folder.settle(accepted)
         model_id = str(uuid.uuid4())
         key = ObjectKey("models", model_id)
         info = await folder.write(key)
