@@ -72,6 +72,7 @@ TOLD = {
     "SendAttributeMessage": fedn_pb2.AttributeMessage,
     "SendBackwardCompletion": fedn_pb2.BackwardCompletion,
 }
+small_bomb = partial(bomb, 896 * MIB)
 META = '{"training_metadata": %s}'
 EXAMPLES = META % '{"num_examples": %s}'
 
@@ -201,9 +202,10 @@ TABLE: list[tuple[str, Act, str]] = [
     ("NaN", updates(partial(of, [0] * 7 + [np.nan])), "rejected non_finite: array 'w' has nan at flat index 7"),
     ("infinity", updates(partial(of, [np.inf] + [0] * 7)), "rejected non_finite: array 'w' has inf at flat index 0"),
     ("numbers that overflow a sum", updates(partial(of, [1e300] * 8, "float64")), "rejected too_large: array 'w' has 1e+300"),
-    ("a bomb that tells its shape", updates(bomb), "rejected shape: array 'w' has shape (2684354560,)"),
-    ("a bomb that tells its size", updates(partial(bomb, shape=(8,))), "rejected too_large: array 'w' has 1073741"),
-    ("a bomb that tells nothing", updates(partial(bomb, shape=(8,), told=160)), "rejected too_large: array 'w' holds more than"),
+    ("a bomb that is larger than an update", updates(bomb), "rejected too_large: uploads/"),
+    ("a bomb that tells its shape", updates(small_bomb), "rejected shape: array 'w' has shape (234881024,)"),
+    ("a bomb that tells its size", updates(partial(small_bomb, shape=(8,))), "rejected too_large: array 'w' has 9395"),
+    ("a bomb that tells nothing", updates(partial(small_bomb, shape=(8,), told=160)), "rejected too_large: array 'w' holds more than"),
     # ---- 3.11: answers to a validation
     *((f"an answer of {client.name[:9]!r}", ignored("Combiner/SendModelValidation", fedn_pb2.ModelValidation(sender=client)), "ignored") for client in NAMELESS),
     *((f"a prediction of {client.name[:9]!r}", ignored("Combiner/SendModelPrediction", fedn_pb2.ModelPrediction(sender=client)), "ignored") for client in NAMELESS),
