@@ -101,6 +101,7 @@ bench: $(STAMP) ## measure rounds and transfers on this machine, with ratios in 
 	$(BIN)/python -m benchmarks.rounds --clients 300 --elements 300 --arrival together
 	$(BIN)/python -m benchmarks.start_latency
 	$(BIN)/python -m benchmarks.connected
+	$(BIN)/python -m benchmarks.redis_memory
 
 images: ## build the images (DOCKER_BUILD_FLAGS goes to docker build)
 	@$(PYTHON) deploy/build_images.py deploy/docker-compose.yml deploy/compose.demo.yml

@@ -101,6 +101,15 @@ def serve(
     redis: Annotated[
         str, typer.Option(metavar="URL", help="A Redis of your own; an embedded one if empty.")
     ] = "",
+    redis_memory: Annotated[
+        int | None,
+        typer.Option(
+            envvar="REDIS_MEMORY_MIB",
+            metavar="MIB",
+            min=64,
+            help="Memory for the data of the embedded Redis; a quarter of what there is if not given.",
+        ),
+    ] = None,
     advertise: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where clients reach this server.")
     ] = "",
@@ -175,6 +184,7 @@ def serve(
         discovery_port=discovery_port,
         metrics_port=metrics_port,
         redis_url=redis or None,
+        redis_memory_mib=redis_memory,
         advertise=advertise,
         modelstore=models,
         discovery=discovery,

@@ -21,7 +21,7 @@ from discovery_mock.app import DiscoveryApp
 from discovery_mock.settings import DiscoverySettings
 from modelstore.app import build_servicer
 from modelstore.settings import ModelstoreSettings
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from fedcombiner.access.keeper import TokenKeeper
 from fedcombiner.access.policy import decide
@@ -37,7 +37,7 @@ from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
 from fedcombiner.servicekit.tls import load_identity, pinned_context
-from fedcombiner.standalone.redis_child import RedisChild
+from fedcombiner.standalone.redis_child import LEAST_MIB, RedisChild
 from fedcombiner.standalone.witness import RosterWitness
 from fedcombiner.version import __version__
 from fedcombiner.wire.registry import add_services, service_names
@@ -47,6 +47,8 @@ log = structlog.get_logger()
 
 class StandaloneSettings(BaseModel):
     """Ports of 0 are any free ones. `data_dir` keeps everything: `redis/`, `models/`, `scratch/`.
+
+    `redis_memory_mib`: the `maxmemory` of the embedded Redis; None: a quarter of what this process may use.
 
     `modelstore` says where models are and how large they may be, its ports aside; None: on the disk in
     `data_dir`. Its TLS files are for both ports of clients, its settings about tokens for all ports.
@@ -62,6 +64,7 @@ class StandaloneSettings(BaseModel):
     discovery_port: int = 8092
     metrics_port: int = 9464
     redis_url: str | None = None
+    redis_memory_mib: int | None = Field(None, ge=LEAST_MIB)
     advertise: str = ""
     modelstore: ModelstoreSettings | None = None
     discovery: DiscoverySettings | None = None
@@ -182,7 +185,9 @@ class Standalone:
     async def _redis_url(self, lifecycle: Lifecycle) -> str:
         if self._settings.redis_url:
             return self._settings.redis_url
-        child = RedisChild(self._settings.data_dir, stop=self._stop)
+        child = RedisChild(
+            self._settings.data_dir, stop=self._stop, memory_mib=self._settings.redis_memory_mib
+        )
         await lifecycle.start("embedded Redis", child)
         return child.url
 

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.errors import StartupError
 from fedcombiner.servicekit.lifecycle import Stop, Supervisor
+from fedcombiner.servicekit.machine import memory_bytes
 from fedcombiner.standalone import die_with_parent
 from fedcombiner.standalone.leftovers import lock_server, lock_stack
 from fedcombiner.standalone.runtime_directory import make_private, socket_path
@@ -40,9 +41,20 @@ DURABILITY: Final = {
     "maxmemory-policy": "noeviction",
 }
 
+MIB: Final = 1024 * 1024
+LEAST_MIB: Final = 64
+MOST_MIB: Final = 4096
+
+
+def default_memory_mib() -> int:
+    """A quarter of the memory that this process may use: it needs the rest for its rounds."""
+    return max(LEAST_MIB, min(MOST_MIB, memory_bytes() // 4 // MIB))
+
 
 class RedisChild:
     """A Redis on `data_dir`/redis, as a component. `url` is what `redis.asyncio.from_url` takes.
+
+    It takes no more than `memory_mib` for its data, by default `default_memory_mib`.
 
     The child lives as long as the thread that runs the loop: the kernel ties it to the thread that forked.
     With a `stop`, a failure of the watch over the child ends the process. `binary` is the server to run
@@ -56,10 +68,12 @@ class RedisChild:
         *,
         stop: Stop | None = None,
         binary: Path | None = None,
+        memory_mib: int | None = None,
     ) -> None:
         self._directory = data_dir.absolute() / "redis"
         self._runtime_dir = runtime_dir
         self._binary = binary
+        self._memory_mib = memory_mib or default_memory_mib()
         self._tasks = Supervisor(stop or Stop())
         self._locks: list[int] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -137,6 +151,7 @@ class RedisChild:
 
     def _options(self) -> list[str]:
         options = DURABILITY | {
+            "maxmemory": f"{self._memory_mib}mb",
             "port": "0",
             "unixsocket": str(self._socket),
             "unixsocketperm": "700",

@@ -30,7 +30,8 @@ TASK_DATA = '{"round_id": "1"}'
 class Server:
     """A Valkey with its append-only file, that can be killed and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._dir = Path(tempfile.mkdtemp(prefix="fc-test-", dir="/tmp"))
         self.url = f"unix://{self._dir}/s"
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,6 +42,7 @@ class Server:
                 str(get_binary_path()),
                 *("--port", "0", "--unixsocket", f"{self._dir}/s", "--dir", str(self._dir)),
                 *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                *self._options,
             ],
             stdout=subprocess.DEVNULL,
         )
@@ -65,8 +67,9 @@ class Server:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    server = Server()
+def running_server(*options: str) -> Iterator[Server]:
+    """`options`: of the server's command line, more than it has anyway."""
+    server = Server(*options)
     server.start()
     try:
         yield server

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.errors import StartupError
 from fedcombiner.servicekit.lifecycle import Stop
-from fedcombiner.standalone.redis_child import RedisChild
+from fedcombiner.standalone.redis_child import LEAST_MIB, MIB, RedisChild, default_memory_mib
 from fedcombiner.standalone.runtime_directory import socket_path
 
 SOON = 30.0
@@ -56,6 +56,15 @@ async def running(child: RedisChild) -> AsyncIterator[redis.asyncio.Redis]:
 def data_dir(tmp_path: Path) -> Path:
     """Longer than a socket's path may be, with a space and characters that a configuration file would eat."""
     return tmp_path / "a directory" / ('with "quotes" and é ' + "x" * 100)
+
+
+async def test_its_memory_is_bounded(tmp_path: Path) -> None:
+    async with running(RedisChild(tmp_path, memory_mib=80)) as client:
+        assert await client.config_get("maxmemory") == {"maxmemory": str(80 * MIB)}
+    async with running(RedisChild(tmp_path)) as client:
+        bound = int((await client.config_get("maxmemory"))["maxmemory"])
+        assert bound == default_memory_mib() * MIB
+        assert LEAST_MIB * MIB <= bound <= max(LEAST_MIB * MIB, psutil.virtual_memory().total // 4)
 
 
 async def test_it_serves_under_a_long_path_with_spaces_and_keeps_what_was_written(data_dir: Path) -> None:
@@ -164,7 +173,7 @@ async def test_a_runtime_directory_of_others_is_refused(tmp_path: Path) -> None:
 PARENT = """
     import asyncio, sys
     from pathlib import Path
-    from fedcombiner.standalone.redis_child import RedisChild
+    from fedcombiner.standalone.redis_child import LEAST_MIB, MIB, RedisChild, default_memory_mib
     import redis.asyncio
 
     async def main():
