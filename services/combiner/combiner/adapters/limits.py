@@ -27,11 +27,11 @@ class Limits:
     keep_ms: int = 30 * _DAY_MS
     keep_jobs: int = 10_000
     keep_sessions: int = 1_000
-    keep_records: int = 2_000_000  # of clients, and each 256 bytes of answers, in ended jobs of any age
+    # Where Redis has no `maxmemory`: clients, and each 256 bytes of answers, in ended jobs of any age.
+    keep_records: int = 2_000_000
     # Parts of `maxmemory`: ended work goes at the first, nothing new begins at the second.
     purge_at: float = PURGE_AT
     refuse_at: float = REFUSE_AT
-    journal_share: float = 0.5  # of ended jobs, by their weight
     answers_share: float = 0.3  # of validations and inferences that run
     log_share: float = 0.1
     said_share: float = 0.05

@@ -2,7 +2,7 @@
 local STATE, TASK, UPDATE, EXAMPLES, REASON, DETAIL, AT = 1, 2, 3, 4, 5, 6, 7
 local COUNTER = {received = 'undecided', accepted = 'accepted', rejected = 'rejected', failed = 'failed'}
 local RECORD = 256  -- about the bytes of one
-local RECEIVED = 2  -- records more, of an update that was received: its entry grows, and its object is known by its id
+local RECEIVED = 1  -- record more, of an update that was received: its entry grows, and its object is known by its id
 local JOBS_AT_AN_END, RECORDS_AT_AN_END = 200, 1000
 
 local function job_key(id) return P .. 'job:' .. id end

@@ -21,8 +21,8 @@ end
 local function ended_expired(most, records)
   local queues, found = {ended_queue('job', most), ended_queue('session', most)}, {}
   local over, taken = excess(limits.purge_at), 0
-  local surplus = tonumber(call('GET', P .. 'records') or '0')
-    - math.min(limits.keep_records, share(limits.journal_share) / RECORD)
+  -- Where there is no limit of memory, the records that ended jobs weigh are bounded.
+  local surplus = memory() and 0 or tonumber(call('GET', P .. 'records') or '0') - limits.keep_records
 
   local function why(queue)
     local at = ended_at(queue)
