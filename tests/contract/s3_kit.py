@@ -21,7 +21,7 @@ from tests.contract.store_kit import Home
 
 DEADLINE_S = 30.0
 ROOT_USER = "root-user"
-ROOT_SECRET = "root-secret"
+ROOT_SECRET = "root@:/%41# ?+&s"
 _BUCKETS = itertools.count(1)
 
 

@@ -19,7 +19,7 @@ from fedcombiner.storagesetup.sweep import orphans
 from tests.contract.s3_kit import ROOT_SECRET, ROOT_USER, Place, new_place
 from tests.contract.store_kit import KEY, get, ids, pattern, put
 
-SECRETS = {role: f"{role}-secret-1" for role in ("combiner", "modelstore", "discovery")}
+SECRETS = {role: f"{role}@:/%41# ?+é" for role in ("combiner", "modelstore", "discovery")}
 MODEL = ObjectKey("models", "m1")
 
 
@@ -149,7 +149,7 @@ def test_uploads_expire_and_rules_of_others_stay(request: pytest.FixtureRequest,
         for rule in config.rules
         if rule.rule_filter and rule.expiration
     }
-    assert expiring == {"logs/": 3, "uploads/records/": 7, "uploads/": 8}
+    assert expiring == {"logs/": 3, "uploads/records/": 40, "uploads/": 41}
     unfinished = [rule for rule in config.rules if rule.abort_incomplete_multipart_upload]
     assert len(unfinished) == {"moto": 1, "minio": 0}[server]
 
