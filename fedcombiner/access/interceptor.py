@@ -9,6 +9,7 @@ message, and in a trailer by which our own client library tells what is meant, a
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -25,7 +26,8 @@ from fedcombiner.servicekit.errors import (
     Unauthenticated,
     Unavailable,
 )
-from fedcombiner.servicekit.interceptor import (
+from fedcombiner.servicekit.incoming import check_request
+from fedcombiner.servicekit.wrapping import (
     Context,
     Handler,
     WrappingInterceptor,
@@ -90,42 +92,51 @@ class _Guarded:
         self._waiting_room = waiting_room
         self._for_clients = Role.CLIENT in access.roles
 
-    async def answer(self, request: Any, context: Context) -> Any:
+    async def answer(self, requests: object, context: Context) -> Any:
         try:
-            await self._admit(request, context)
+            await self._admit(context)
         except ServiceError as error:
-            raise self._refusal(error, context) from None
-        return await self._behaviour(request, context)
+            raise await self._refusal(error, context) from None
+        return await self._behaviour(requests, context)
 
-    async def answer_stream(self, request: Any, context: Context) -> None:
+    async def answer_stream(self, requests: object, context: Context) -> None:
         try:
-            admitted = await self._admit(request, context)
+            admitted = await self._admit(context)
         except ServiceError as error:
-            if self._waiting_room is not None:
-                await self._waiting_room.hold()
-            raise self._refusal(error, context) from None
+            raise await self._refusal(error, context) from None
         try:
             async with self._gate.watched(admitted):
-                await write_responses(self._behaviour, request, context)
+                await write_responses(self._behaviour, requests, context)
         except Unauthenticated as error:
-            raise self._refusal(error, context) from None
+            raise self._meant(error, context) from None
 
-    async def _admit(self, request: Any, context: Context) -> Pass:
+    async def _admit(self, context: Context) -> Pass:
+        """Before the request is read: a caller that may not call costs no more than its headers."""
         metadata = context.invocation_metadata() or ()
         authorization = header([str(value) for key, value in metadata if key == "authorization"])
         admitted = await self._gate.admit(self._access, authorization)
         bound_token.set(admitted.key if admitted.is_bound else "")
-        # Raw messages, and streams of them, name nobody: an Upload has no sender in any FEDn client.
-        sender = getattr(request, "sender", None)
-        if self._for_clients and sender is not None:
-            try:
-                admitted.check_client(identity(sender))
-            except PermissionDenied as error:
-                self._gate.count(error)
-                raise
+        if self._for_clients and admitted.is_bound:
+            check_request(partial(self._check_sender, admitted, context))
         return admitted
 
-    def _refusal(self, error: ServiceError, context: Context) -> ServiceError:
+    async def _check_sender(self, admitted: Pass, context: Context, request: Any) -> None:
+        # Raw messages, and streams of them, name nobody: an Upload has no sender in any FEDn client.
+        sender = getattr(request, "sender", None)
+        if sender is None:
+            return
+        try:
+            admitted.check_client(identity(sender))
+        except PermissionDenied as error:
+            self._gate.count(error)
+            raise await self._refusal(error, context) from None
+
+    async def _refusal(self, error: ServiceError, context: Context) -> ServiceError:
+        if self._waiting_room is not None:
+            await self._waiting_room.hold()
+        return self._meant(error, context)
+
+    def _meant(self, error: ServiceError, context: Context) -> ServiceError:
         if not self._for_clients:
             return error
         context.set_trailing_metadata(((MEANT_TRAILER, error.code.name),))

@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 REFRESH_S: Final = 5.0
 # How often tokens that are not in the copy make us look for them, however many come: one may be brand-new.
 LOOK_AGAIN_S: Final = 1.0
+MAX_WAITING: Final = 1000  # calls with such tokens; with so many, the next ones are refused at once
 
 
 class KnownTokens:
@@ -44,16 +45,17 @@ class KnownTokens:
         self._away = "it was not asked yet"
         self._tried_at = -math.inf
         self._loading = asyncio.Lock()
+        self._waiting = 0
 
     async def find(self, key: str) -> TokenRecord | None:
         """The record of the token with this digest; None if there is none.
 
         Raises:
-            Unavailable: that cannot be known now.
+            Unavailable: that cannot be known now, or too many unknown tokens are being looked for.
         """
         record = self.get(key)
         if record is None and self._reader is not None:
-            await self._look_again()
+            await self._wait_for_look()
             record = self.get(key)
             if record is None and self._away:
                 raise Unavailable(f"the token cannot be checked: {self._away}; try again")
@@ -74,6 +76,15 @@ class KnownTokens:
             await self.refresh()
             after()
             await asyncio.sleep(REFRESH_S)
+
+    async def _wait_for_look(self) -> None:
+        if self._waiting >= MAX_WAITING:
+            raise Unavailable("the token is not known, and too many others are being looked for; try again")
+        self._waiting += 1
+        try:
+            await self._look_again()
+        finally:
+            self._waiting -= 1
 
     async def _look_again(self) -> None:
         """Look once more, together with everybody else who wants that within the same second."""

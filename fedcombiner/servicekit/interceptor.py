@@ -7,36 +7,30 @@ handler of a method is built once and kept, so a call costs one look-up, one fra
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import aclosing
-from typing import Any, Final, NoReturn, TypeAlias
+from collections.abc import Collection
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fedcombiner.servicekit.errors import InvalidArgument, ServiceError
+from fedcombiner.servicekit.errors import MEANT_TRAILER, ServiceError
+from fedcombiner.servicekit.incoming import RequestTooLong, RequestUnfinished
+from fedcombiner.servicekit.wrapping import (
+    Context,
+    Handler,
+    WrappingInterceptor,
+    behaviour_of,
+    with_behaviour,
+    write_responses,
+)
 
 log = structlog.get_logger(__name__)
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Deserializer: TypeAlias = Callable[[bytes], Any]
-
 INTERNAL_MESSAGE: Final = "internal error"
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
-
-_HANDLER_FACTORIES: Final[dict[tuple[bool, bool], Callable[..., Handler]]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
 
 
 class RpcMetrics:
@@ -57,6 +51,12 @@ class RpcMetrics:
         self.in_flight = Gauge(
             "fedcombiner_rpc_in_flight", "Calls and streams being served.", method, registry=registry
         )
+        self.refused = Counter(
+            "fedcombiner_rpc_requests_refused_total",
+            "Requests that were refused unread: too long for their method, or not sent to their end in time.",
+            (*method, "reason"),
+            registry=registry,
+        )
         self.seconds = Histogram(
             "fedcombiner_rpc_duration_seconds",
             "Time to the answer of methods with one answer.",
@@ -66,71 +66,13 @@ class RpcMetrics:
         )
 
 
-class WrappingInterceptor(grpc.aio.ServerInterceptor, ABC):
-    """Puts something around the handler of each method: made once for each, and kept."""
-
-    def __init__(self) -> None:
-        # At most one entry for each method that is served: unknown ones have no handler.
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
-
-    @abstractmethod
-    def wrap(self, method: str, handler: Handler) -> Handler:
-        """What is called in place of the handler of `method`, such as `/grpc.Connector/SendHeartbeat`."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self.wrap(method, handler))
-        return known[1]
-
-
-def behaviour_of(method: str, handler: Handler) -> Any:
-    """The function behind a handler, of whatever kind. Raises TypeError if it is not asynchronous."""
-    behaviour: Any = (
-        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    )
-    if not (inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)):
-        raise TypeError(f"the handler of {method} is not asynchronous")
-    return behaviour
-
-
-def with_behaviour(
-    handler: Handler, behaviour: Callable[..., Any], reader: Callable[[bytes], Any] | None = None
-) -> Handler:
-    """The handler with another function behind it, for the same messages; `reader` decodes its requests."""
-    factory = _HANDLER_FACTORIES[handler.request_streaming, handler.response_streaming]
-    return factory(behaviour, reader or handler.request_deserializer, handler.response_serializer)
-
-
-async def write_responses(behaviour: Any, request: Any, context: Context) -> None:
-    """Run a behaviour that answers with a stream, to its end.
-
-    The responses of a generator are written here and not by gRPC, which leaves the generator of a cancelled
-    call to the collector: the handler's own clean-up must have run when the call has ended.
-    """
-    if not inspect.isasyncgenfunction(behaviour):
-        await behaviour(request, context)
-        return
-    async with aclosing(behaviour(request, context)) as responses:
-        async for response in responses:
-            await context.write(response)
-
-
 class RpcInterceptor(WrappingInterceptor):
     """Maps what handlers raise, and counts calls; for all four kinds of methods, raw bytes or not.
 
     A ServiceError becomes its status with its message. Anything else is logged with its traceback and
     becomes INTERNAL, or UNAVAILABLE for a service in `unavailable_on_bug`, with the text "internal error".
-    A caller that went away is no error. Bytes that are no request of the method are INVALID_ARGUMENT; gRPC
-    alone would say UNKNOWN, with the decoder's text. Handlers must be coroutine or async generator functions.
+    A caller that went away is no error. A request that is too long for its method is INVALID_ARGUMENT, or
+    UNAVAILABLE in these services. Handlers must be coroutine or async generator functions.
     """
 
     def __init__(self, metrics: RpcMetrics, unavailable_on_bug: Collection[str] = ()) -> None:
@@ -143,7 +85,7 @@ class RpcInterceptor(WrappingInterceptor):
         bug = grpc.StatusCode.UNAVAILABLE if service in self._unavailable_on_bug else grpc.StatusCode.INTERNAL
         call = _Method(service, name, behaviour_of(method, handler), bug, self._metrics)
         answer = call.answer_stream if handler.response_streaming else call.answer
-        return with_behaviour(handler, answer, _reader(handler))
+        return with_behaviour(handler, answer)
 
 
 class _Method:
@@ -167,7 +109,6 @@ class _Method:
         self._begin()
         code: object = grpc.StatusCode.CANCELLED
         try:
-            _raise_if_malformed(request)
             response = await self._behaviour(request, context)
             code = grpc.StatusCode.OK
             return response
@@ -181,7 +122,6 @@ class _Method:
         self._begin()
         code: object = grpc.StatusCode.CANCELLED
         try:
-            _raise_if_malformed(request)
             await write_responses(self._behaviour, request, context)
             code = grpc.StatusCode.OK
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 — all are mapped
@@ -205,7 +145,7 @@ class _Method:
         if _is_grpcs_own(error, context):
             raise error
         if isinstance(error, ServiceError):
-            await context.abort(error.code, error.message)
+            await context.abort(self._status_of(error, context), error.message)
         if isinstance(error, asyncio.CancelledError):
             # The handler waited for something that our side cancelled. gRPC would take it for a
             # cancelled call and send no status, and the caller would wait for ever.
@@ -214,32 +154,18 @@ class _Method:
         log.error("unexpected error in a handler", method=self._path, exc_info=error)
         await context.abort(self._bug, INTERNAL_MESSAGE)
 
+    def _status_of(self, error: ServiceError, context: Context) -> grpc.StatusCode:
+        if isinstance(error, RequestUnfinished):
+            self._refused("unfinished").inc()
+        if isinstance(error, RequestTooLong):
+            self._refused("too_long").inc()
+            if self._bug is grpc.StatusCode.UNAVAILABLE:
+                context.set_trailing_metadata(((MEANT_TRAILER, error.code.name),))
+                return self._bug
+        return error.code
 
-def _reader(handler: Handler) -> Deserializer | None:
-    """The handler's deserializer, of which gRPC never sees an error.
-
-    What comes in a stream is read where the handler asks for it, and may raise there. A single request is
-    read before any of our code runs, so its error is handed on in its place.
-    """
-    read: Deserializer | None = handler.request_deserializer
-    if read is None:
-        return None
-
-    def read_or_refuse(data: bytes) -> Any:
-        try:
-            return read(data)
-        except DecodeError:
-            error = InvalidArgument("request", data, "a serialized message of the type that the method takes")
-            if handler.request_streaming:
-                raise error from None
-            return error
-
-    return read_or_refuse
-
-
-def _raise_if_malformed(request: Any) -> None:
-    if isinstance(request, InvalidArgument):
-        raise request
+    def _refused(self, reason: str) -> Counter:
+        return self._metrics.refused.labels(*self._labels, reason)
 
 
 def _is_grpcs_own(error: BaseException, context: Context) -> bool:

@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from fedcombiner.servicekit.binding import BindError, place, probe
+from fedcombiner.servicekit.incoming import RequestReader
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
 from fedcombiner.servicekit.requests import RequestIds
 from fedcombiner.servicekit.tls import ServerIdentity, server_credentials
@@ -48,14 +49,15 @@ def build_server(
 ) -> ServerGroup:
     """A server that maps errors and counts calls; it must be made inside the running loop.
 
-    `interceptors` run inside ours, so what their handlers raise is mapped too. `unavailable_on_bug` names
-    services (`grpc.Combiner`) whose callers cannot live with INTERNAL: a bug there is UNAVAILABLE.
+    `interceptors` run before a request is read, and what their handlers raise is mapped, too.
+    `unavailable_on_bug` names services (`grpc.Combiner`) whose callers cannot live with INTERNAL: a bug there
+    is UNAVAILABLE.
 
     Register services with `add_generic_rpc_handlers` (generated `add_*_to_server` functions through
     `generic_only`): grpc.aio waits on one future for each method that is *registered* by name, and goes
     through all of them on every call.
     """
-    around = [RequestIds(), RpcInterceptor(metrics, unavailable_on_bug), *interceptors]
+    around = [RequestIds(), RpcInterceptor(metrics, unavailable_on_bug), *interceptors, RequestReader()]
     options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)]
     return ServerGroup([grpc.aio.server(interceptors=around, options=options) for _ in range(LINES)])
 

@@ -14,8 +14,10 @@ import grpc.aio
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from fedcombiner.servicekit.incoming import SizedReader
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, events_pb2, tokens_pb2, upkeep_pb2
+from fedcombiner.wire.sizes import MAX_REQUEST_BYTES
 
 OLD_PACKAGE = "grpc"
 NEW_PACKAGE = "fedn"
@@ -65,7 +67,7 @@ def add_services(server: grpc.aio.Server, servicers: Mapping[str, object]) -> No
     from the generated base classes, which define every method.
 
     Raises:
-        KeyError: no proto file defines a service of that name.
+        KeyError: no proto file defines a service of that name, or a method has no row in `wire.sizes`.
     """
     handlers = {}
     for name, servicer in servicers.items():
@@ -102,13 +104,14 @@ def _handler(method: MethodDescriptor, servicer: object, package: str) -> _Handl
     make = _KINDS[method.client_streaming, method.server_streaming]
     behaviour: Callable[..., Any] = getattr(servicer, method.name, None) or _not_implemented
     raw = getattr(behaviour, _RAW, False)
+    max_bytes = MAX_REQUEST_BYTES[method.containing_service.name][method.name]
     if getattr(behaviour, _WITH_PACKAGE, False):
         behaviour = partial(behaviour, package=package)
     if raw:
-        return make(behaviour)
+        return make(behaviour, request_deserializer=SizedReader(None, max_bytes))
     return make(
         behaviour,
-        request_deserializer=GetMessageClass(method.input_type).FromString,
+        request_deserializer=SizedReader(GetMessageClass(method.input_type).FromString, max_bytes),
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )
 

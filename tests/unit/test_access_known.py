@@ -76,6 +76,19 @@ async def test_unknown_tokens_share_their_look_at_redis_however_many_come(bench:
     assert time.monotonic() - began >= 2 * 0.02
 
 
+async def test_few_calls_wait_for_a_look_and_the_others_are_refused_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedcombiner.access.known.MAX_WAITING", 10)
+    await bench.id_of("wrong")  # the next look is some time off
+    waiting = [asyncio.create_task(bench.id_of(f"wrong-{i}")) for i in range(10)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="too many others"):
+        await bench.id_of("one-more")
+    assert await asyncio.gather(*waiting) == [None] * 10
+    assert await bench.id_of("one-more") is None
+
+
 async def test_the_last_copy_counts_while_redis_is_away(bench: Bench) -> None:
     bench.reader.add("a")
     await bench.known.refresh()
