@@ -66,7 +66,7 @@ MAX_REQUEST_BYTES: Final[Mapping[str, Mapping[str, int]]] = {
         "SetServerFunctions": PARAMETERS,
     },
     "Reducer": {"GetGlobalModel": SHORT},
-    "Jobs": {"Get": SHORT, "List": SHORT, "Watch": SHORT, "Cancel": SHORT},
+    "Jobs": {"Get": SHORT, "Answers": SHORT, "List": SHORT, "Watch": SHORT, "Cancel": SHORT},
     "Sessions": {"Start": PARAMETERS, "Get": SHORT, "List": SHORT, "Watch": SHORT, "Cancel": SHORT},
     "Models": {"Put": SHORT, "List": SHORT, "Get": SHORT},
     "Clients": {"List": LIST},
