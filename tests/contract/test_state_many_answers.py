@@ -108,7 +108,7 @@ async def test_a_job_in_a_backup_of_version_1_brings_its_answers_along(bench: Be
 @pytest.mark.parametrize("running", [1, 2])
 async def test_answers_have_a_part_of_the_memory(bench: Bench, running: int) -> None:
     """Those that do not fit are rejected and listed; smaller ones may still fit."""
-    state = bench.state(assumed_memory=20 * MIB, max_running_jobs=running)
+    state = bench.state(max_answer_bytes=6 * MIB, max_running_jobs=running)
     names = [f"c{number:03}" for number in range(120)]
     await opened(state, names, kind=Kind.VALIDATION)
     verdicts = [await say(state, name) for name in names]
@@ -124,9 +124,24 @@ async def test_answers_have_a_part_of_the_memory(bench: Bench, running: int) -> 
 
 
 async def test_a_small_answer_still_fits_beside_large_ones(bench: Bench) -> None:
-    state = bench.state(assumed_memory=20 * MIB)
+    state = bench.state(max_answer_bytes=6 * MIB)
     names = [f"c{number:03}" for number in range(120)]
     await opened(state, names, kind=Kind.VALIDATION)
     verdicts = {(await say(state, name)).verdict for name in names[:-1]}
     assert verdicts == {Verdict.RECEIVED, Verdict.REJECTED}
     assert (await say(state, names[-1], '{"loss": 1}')).verdict is Verdict.RECEIVED
+
+
+async def test_the_part_is_one_of_maxmemory(bench: Bench) -> None:
+    state = bench.state()
+    used = int(bench.raw.info("memory")["used_memory"])
+    bench.raw.config_set("maxmemory", 4 * used + 40 * MIB)
+    try:
+        names = [f"c{number:03}" for number in range(round(2 * used / len(ANSWER)) + 300)]
+        await opened(state, names, kind=Kind.VALIDATION)
+        verdicts = [await say(state, name) for name in names]
+    finally:
+        bench.raw.config_set("maxmemory", 0)
+    kept = sum(got.verdict is Verdict.RECEIVED for got in verdicts)
+    assert kept == round(0.3 * (4 * used + 40 * MIB)) // len(ANSWER)
+    assert verdicts[-1].reason == "no_room"

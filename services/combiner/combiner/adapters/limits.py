@@ -33,6 +33,7 @@ class Limits:
     purge_at: float = PURGE_AT
     refuse_at: float = REFUSE_AT
     answers_share: float = 0.3  # of validations and inferences that run
+    max_answer_bytes: int = 1024 * _MIB  # ... where Redis has no limit
     log_share: float = 0.1
     said_share: float = 0.05
     roster_share: float = 0.3

@@ -1,5 +1,11 @@
 local ANSWERS_LOOKED_AT = 1024 * 1024  -- bytes of one job below which Redis's memory is not asked for
 
+local function answers_room()
+  local _, memory_limit = memory()
+  local all = memory_limit and memory_limit * limits.answers_share or limits.max_answer_bytes
+  return all / limits.max_running_jobs
+end
+
 -- A client that echoes neither id can still be known by the model that it was asked about.
 if a.task_id == '' and a.job_id == '' then
   for _, item in ipairs(tasks_of(a.client)) do
@@ -20,12 +26,12 @@ if a.too_large then
   return {'rejected', id, 'too_large'}
 end
 local bytes = call('HINCRBY', job_key(id), 'answer_bytes', #a.data)
-local most = bytes > ANSWERS_LOOKED_AT and share(limits.answers_share) / limits.max_running_jobs
+local most = bytes > ANSWERS_LOOKED_AT and answers_room()
 if most and bytes > most then
   call('HINCRBY', job_key(id), 'answer_bytes', -#a.data)
   local mib = 1024 * 1024
   move(id, a.client, rec, 'rejected', 'no_room', string.format(
-    'the answers to this job take %.1f of %.1f MiB that Redis has for them (a part of its maxmemory)',
+    'the answers to this job take %.1f of %.1f MiB that Redis has for them (see docs/state.md)',
     (bytes - #a.data) / mib, most / mib))
   return {'rejected', id, 'no_room'}
 end
