@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from combiner.adapters.durability import Durability
+from combiner.adapters.figures import keep_looking
 from combiner.adapters.state import RedisState
 from combiner.app import CLIENT_SERVICES, CombinerApp, make_announcer
 from combiner.servicers.tokens import TokensServicer
@@ -155,6 +157,8 @@ class Standalone:
         combiner = CombinerApp(
             own, replica_name(), shared, store, metrics, health, supervisor, announcer=announcer
         )
+        durability = Durability(metrics)
+        supervisor.spawn("figures of Redis", keep_looking(shared.info, durability.take))
         keeper = TokenKeeper(tokens, access.tokens.refresh)
         servicers = {
             **self._servicers(combiner, store, metrics),
@@ -168,7 +172,11 @@ class Standalone:
             version=__version__,
             metrics=metrics,
             health=health,
-            sections={"combiner": combiner.status, "discovery": discovery.status},
+            sections={
+                "combiner": combiner.status,
+                "discovery": discovery.status,
+                "redis": durability.status,
+            },
             routes=discovery.script.routes,
         )
         private = access.protect(operations, "operations")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -55,6 +56,10 @@ class Server:
                 except redis.RedisError:
                     assert time.monotonic() < deadline, "Valkey did not start"
                     time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         assert self._process is not None

@@ -9,7 +9,8 @@ from functools import partial
 
 import structlog
 
-from combiner.adapters.figures import RedisFigures
+from combiner.adapters.durability import Durability
+from combiner.adapters.figures import RedisFigures, keep_looking
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
 from combiner.announce import Announcer, Load
@@ -143,6 +144,7 @@ class CombinerApp:
             self._trouble,
             meter,
             EraCapabilities(),
+            keep_uploads=settings.redis_wait > 0,
         )
         self._worker = Worker(
             replica,
@@ -378,21 +380,23 @@ async def serve(
     health = Health(metrics)
     supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)
-    shared = RedisState(settings.redis_address, limits=limits)
+    shared = RedisState(settings.redis_address, limits=limits, wait=settings.redis_wait)
     tokens = RedisTokens(settings.redis_address)
     access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
     store = make_store(settings)
     app = CombinerApp(
         settings, replica_name(), *wrap(shared, store), metrics, health, supervisor, announcer=announcer
     )
-    supervisor.spawn("figures of Redis", RedisFigures(metrics, shared.info).run())
+    durability = Durability(metrics, settings.redis_wait)
+    figures = RedisFigures(metrics)
+    supervisor.spawn("figures of Redis", keep_looking(shared.info, figures.take, durability.take))
     server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES, interceptors=access.interceptors)
     keeper = TokenKeeper(tokens, access.tokens.refresh)
     servicers = {**services(app), "Tokens": TokensServicer(keeper, enforced=access.policy.enforced)}
     add_services(server, servicers)
     health.add_to(server)
     add_reflection(server, service_names(servicers))
-    sections = {"combiner": app.status}
+    sections = {"combiner": app.status, "redis": durability.status}
     operations = operations_app(
         service="combiner", version=__version__, metrics=metrics, health=health, sections=sections
     )

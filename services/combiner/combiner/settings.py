@@ -27,6 +27,12 @@ class CombinerSettings(StoreSettings, AccessSettings):
         SecretStr("redis://localhost:6379/0"),
         description="redis://[user[:password]@]host:port/db or unix:///path",
     )
+    redis_wait: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="replicas of Redis that must have an update before it is confirmed, 0 to 10",
+    )
     advertise: str = Field(
         "",
         pattern=rf"^(|{_PLACE})$",

@@ -15,11 +15,11 @@ taken twice (see the scripts); what a repeated step cannot tell, `ports` says at
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio as aioredis
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -31,6 +31,23 @@ from fedcombiner.servicekit.redislink import COMMAND_S, connection_options, desc
 from fedcombiner.version import __version__
 
 CONNECTIONS = 32  # of one replica; who finds all of them busy waits for COMMAND_S, then gets StateUnavailable
+
+# What must outlive the primary before anybody is told, where REDIS_WAIT says so.
+WAITED: Final = frozenset(
+    {
+        "job_submit",
+        "job_open",
+        "job_receive",
+        "job_answer",
+        "job_decide",
+        "job_commit",
+        "job_end",
+        "model_register",
+        "session_start",
+        "session_advance",
+    }
+)
+WAIT_MS: Final = 1000
 
 _TYPED: Mapping[str, type[Exception]] = {
     "FCLOST": LeaseLost,
@@ -88,16 +105,22 @@ def _script_texts() -> Mapping[str, str]:
 class Connection:
     """Runs scripts and commands on one Redis. Connects when first used, and again whenever needed."""
 
-    def __init__(self, url: str, prefix: str, limits: Limits) -> None:
+    def __init__(self, url: str, prefix: str, limits: Limits, wait: int = 0) -> None:
         self.prefix = prefix
         self.limits = limits
         self._url = url
         self._limits_json = limits.to_json()
-        self._pool = aioredis.BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=COMMAND_S, **connection_options()
-        )
-        self._redis: Any = aioredis.Redis(connection_pool=self._pool)
+        self._wait = wait
+        self._redis = self._client(CONNECTIONS)
+        # Steps that wait for replicas hold their connections: leases are renewed on the others.
+        self._waiting: Any = self._client(CONNECTIONS) if wait else None
         self._scripts = {name: self._redis.register_script(text) for name, text in _script_texts().items()}
+
+    def _client(self, connections: int) -> Any:
+        pool = aioredis.BlockingConnectionPool.from_url(
+            self._url, max_connections=connections, timeout=COMMAND_S, **connection_options()
+        )
+        return aioredis.Redis.from_pool(pool)
 
     def key(self, name: str) -> str:
         return self.prefix + name
@@ -107,9 +130,28 @@ class Connection:
 
         `text` may be large: the script has it as `TEXT`, not as JSON within JSON.
         """
-        named = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+        waits = self._waiting is not None and name in WAITED
+        named = json.dumps({**arguments, "waits": waits}, ensure_ascii=False, separators=(",", ":"))
+        args = [self._limits_json, named, text]
         async with within(COMMAND_S):
-            return await self._scripts[name](keys=[self.prefix], args=[self._limits_json, named, text])
+            if waits:
+                return await self._run_and_wait(name, args)
+            return await self._scripts[name](keys=[self.prefix], args=args)
+
+    async def _run_and_wait(self, name: str, args: Sequence[str]) -> Any:
+        """WAIT is about the writes of its own connection, so both go over one."""
+        async with self._waiting.pipeline(transaction=False) as pipe:
+            await self._scripts[name](keys=[self.prefix], args=args, client=pipe)
+            pipe.execute_command("WAIT", self._wait, WAIT_MS)
+            reply, replicas = await pipe.execute(raise_on_error=False)
+        for answer in (reply, replicas):
+            if isinstance(answer, Exception):
+                raise answer
+        if replicas < self._wait:
+            raise StateUnavailable(
+                f"{replicas} of {self._wait} replicas of Redis (REDIS_WAIT) confirmed within {WAIT_MS} ms"
+            )
+        return reply
 
     async def command(self, *words: str | int) -> Any:
         """For reading: what writes is a script, which looks at the schema before."""
@@ -122,5 +164,6 @@ class Connection:
         return aioredis.Redis.from_pool(pool)
 
     async def aclose(self) -> None:
-        await self._redis.aclose()
-        await self._pool.disconnect()
+        for client in filter(None, (self._redis, self._waiting)):
+            await client.aclose()
+            await client.connection_pool.disconnect()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from combiner.ports import StateUnavailable
+from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.metrics import Metrics
 
 EVERY_S: Final = 10.0
+_FIRST_LOOK: Final = Backoff(initial=0.1, maximum=EVERY_S)
 
 # Field of INFO -> name and text of the metric.
 FIGURES: Final[Mapping[str, tuple[str, str]]] = {
@@ -24,22 +25,31 @@ FIGURES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+Info = Mapping[str, Any]
+
+
+async def keep_looking(info: Callable[[], Awaitable[Info]], *takers: Callable[[Info], None]) -> None:
+    """Give each taker what Redis says of itself, until cancelled: there is no event in Redis to wait for."""
+    pauses = _FIRST_LOOK.delays()
+    while True:
+        try:
+            found = await info()
+        except StateUnavailable:
+            await asyncio.sleep(min(next(pauses), EVERY_S))
+            continue
+        for take in takers:
+            take(found)
+        await asyncio.sleep(EVERY_S)
+
+
 class RedisFigures:
     """Every replica has them, from the same Redis: dashboards take the maximum. They stay as they were while
     Redis is away, which is what `backend_up` tells.
     """
 
-    def __init__(self, metrics: Metrics, info: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
-        self._info = info
+    def __init__(self, metrics: Metrics) -> None:
         self._gauges = {field: metrics.gauge(*figure) for field, figure in FIGURES.items()}
 
-    async def run(self) -> None:
-        """Until cancelled: there is no event in Redis to wait for."""
-        while True:
-            with suppress(StateUnavailable):
-                self._take(await self._info())
-            await asyncio.sleep(EVERY_S)
-
-    def _take(self, info: Mapping[str, Any]) -> None:
+    def take(self, info: Mapping[str, Any]) -> None:
         for field, gauge in self._gauges.items():
             gauge.set(float(info.get(field, 0)))

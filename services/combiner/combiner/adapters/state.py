@@ -7,6 +7,7 @@ from typing import Any
 
 from combiner.adapters.archive import RedisArchive
 from combiner.adapters.connection import Connection
+from combiner.adapters.durability import FSYNC
 from combiner.adapters.history import RedisHistory
 from combiner.adapters.journal import RedisJobs
 from combiner.adapters.leases import RedisLeases
@@ -30,6 +31,7 @@ from combiner.ports import (
     Roster,
     Sessions,
     Settings,
+    StateUnavailable,
     Tasks,
     Upkeep,
 )
@@ -40,6 +42,8 @@ class RedisState:
     """`ports.Shared`. Nothing is contacted before the first call, so a Redis that starts later is no error.
 
     `url`: redis://, rediss:// or unix://. Redis 7 or Valkey 7.2, or newer; one primary, not a cluster.
+    With `wait`, what clients are told was received, and what follows from it, is confirmed only when so many
+    replicas of Redis have it, too; `StateUnavailable` if they do not within a second.
     `SchemaTooNew` is raised by any step if the keys at `prefix` were written by a newer version.
     """
 
@@ -63,8 +67,10 @@ class RedisState:
         prefix: str = DEFAULT_PREFIX,
         limits: Limits | None = None,
         log_block_s: float = BLOCK_S,
+        wait: int = 0,
     ) -> None:
-        self._connection = Connection(url, prefix, limits or Limits())
+        self._connection = Connection(url, prefix, limits or Limits(), wait)
+        self._tells_settings = True
         lost = LostReplies()
         self.jobs = RedisJobs(self._connection)
         self.sessions = RedisSessions(self._connection)
@@ -80,9 +86,20 @@ class RedisState:
         self.archive = RedisArchive(self._connection)
 
     async def info(self) -> Mapping[str, Any]:
-        """What Redis says of itself: the fields of INFO."""
+        """What Redis says of itself: the fields of INFO, and `appendfsync` where we may ask for it."""
         fields: Mapping[str, Any] = await self._connection.command("INFO")
-        return fields
+        return {**fields, **await self._fsync()}
+
+    async def _fsync(self) -> Mapping[str, str]:
+        """Services that rent out a Redis often refuse CONFIG: they are asked once."""
+        if not self._tells_settings:
+            return {}
+        try:
+            found: Mapping[str, str] = await self._connection.command("CONFIG GET", FSYNC)
+        except StateUnavailable:
+            self._tells_settings = False
+            return {}
+        return found
 
     async def aclose(self) -> None:
         """Close all connections. Followers of the log have theirs closed by whoever runs them."""

@@ -15,7 +15,7 @@ MAX_CHARS = 64 * 1024
 MAX_NAMES = 200
 MAX_NAME_CHARS = 100
 MAX_DISTINCT = 10_000  # names in one validation
-MAX_CLIENT_VALUES = 50_000  # of all clients of one validation, beside the means
+MAX_CLIENT_VALUES = 20_000  # of all clients of one validation, beside the means
 
 
 def parse_metrics(json_text: str) -> dict[str, float]:

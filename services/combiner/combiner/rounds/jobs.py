@@ -61,6 +61,7 @@ class Tools:
     trouble: Trouble
     meter: Meter
     capabilities: Capabilities
+    keep_uploads: bool = False  # what a round leaves behind is removed by house-keeping alone
 
 
 class JobRunner:
@@ -320,7 +321,7 @@ class JobRun:
         await see_through(self._commit(model, key, timings), COMMIT_PATIENCE_S)
         self._tools.meter.job_ended(job.kind, State.SUCCEEDED)
         log.info("aggregate committed", model_id=model_id, updates=folder.updates, size=info.size)
-        if self._config.delete_models_storage:
+        if self._config.delete_models_storage and not self._tools.keep_uploads:
             await self._remove([ObjectKey("uploads", r.update_id) for r in job.clients.values() if _owns(r)])
 
     async def _commit(self, model: Model, key: ObjectKey, timings: Mapping[str, float]) -> None:

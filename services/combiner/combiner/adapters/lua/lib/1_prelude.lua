@@ -21,6 +21,9 @@ elseif found_schema > limits.schema then
   return redis.error_reply('FCSCHEMA ' .. found_schema)
 end
 
+-- A step that is repeated because too few replicas had it may change nothing any more: WAIT is about this write then.
+if a.waits then call('SET', P .. 'waited', NOW) end
+
 local ENDED = {SUCCEEDED = true, FAILED = true, CANCELLED = true}
 local NAMES_IN_EVENT = 200  -- so that no entry of the log is long; more names are more entries
 local MEASURED_EVERY = 64  -- entries of the log
