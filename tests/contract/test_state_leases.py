@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 from combiner.adapters.state import RedisState
-from combiner.domain.types import State
+from combiner.domain.types import Kind, State
 from combiner.ports import Ended, Lease, LeaseLost, LeaseView
 
-from tests.contract.state_kit import Bench, claimed, following, new_job, opened, twice
+from tests.contract.state_kit import Bench, claimed, following, new_job, opened, receive, twice
 
 
 def view_of(views: list[LeaseView], work: str) -> LeaseView:
@@ -108,6 +108,55 @@ async def test_an_ended_job_has_no_lease(state: RedisState) -> None:
     assert await state.leases.take_over(seen, "r2") is None
     with pytest.raises(Ended):
         await state.leases.release(lease)
+
+
+async def owners_died(state: RedisState, job_id: str = "j1") -> int:
+    job = await state.jobs.get(job_id)
+    assert job is not None
+    return job.owners_died
+
+
+async def taken_over(state: RedisState, work: str, replica: str) -> Lease:
+    lease = await state.leases.take_over(view_of(await state.leases.views(), work), replica)
+    assert lease is not None
+    return lease
+
+
+async def test_owners_that_die_are_counted_while_no_more_is_folded(state: RedisState) -> None:
+    lease = await opened(state, ["c1", "c2", "c3"])
+    for number in range(3):
+        assert await owners_died(state) == number
+        lease = await taken_over(state, lease.work, f"r{number + 2}")
+    await receive(state, "c1", "u1")
+    await state.jobs.accept(lease, "c1", folded=0)  # what is accepted is still to be folded
+    lease = await taken_over(state, lease.work, "r5")
+    assert await owners_died(state) == 4
+    await receive(state, "c2", "u2")
+    await state.jobs.accept(lease, "c2", folded=1)
+    lease = await taken_over(state, lease.work, "r6")
+    assert await owners_died(state) == 1
+    await receive(state, "c3", "u3")
+    await state.jobs.accept(lease, "c3", folded=0)  # folded anew, and no further than before
+    await taken_over(state, lease.work, "r7")
+    assert await owners_died(state) == 2
+
+
+async def test_answers_are_the_progress_of_a_validation(state: RedisState) -> None:
+    lease = await opened(state, ["c1", "c2"], kind=Kind.VALIDATION)
+    lease = await taken_over(state, lease.work, "r2")
+    lease = await taken_over(state, lease.work, "r3")
+    assert await owners_died(state) == 2
+    await state.jobs.answer(client="c1", task_id="", job_id="j1", model_id="", data="{}")
+    await taken_over(state, lease.work, "r4")
+    assert await owners_died(state) == 1
+
+
+async def test_work_that_was_given_back_or_claimed_unawares_counts_for_nothing(state: RedisState) -> None:
+    lease = await opened(state, ["c1"])
+    await state.leases.release(lease)
+    lease = await taken_over(state, lease.work, "r2")
+    await taken_over(state, lease.work, "r2")
+    assert await owners_died(state) == 0
 
 
 async def test_tokens_grow_even_if_redis_forgets_the_last_ones(bench: Bench) -> None:

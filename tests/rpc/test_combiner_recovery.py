@@ -131,6 +131,30 @@ async def test_an_aggregate_that_the_journal_refuses_again_fails_the_job_with_th
     assert [info.key.id async for info in combiner.store.list("models")] == [seed]
 
 
+async def test_a_job_that_kills_every_owner_ends_and_says_so(stack: Stack) -> None:
+    """Each one dies as soon as it has accepted the update, in the fold."""
+    gate = Gate("jobs.accept", after=True)
+    combiner = await stack.combiner(windows=SHORT, gate=gate)
+    seed = await put_seed(combiner)
+    async with Connected(combiner, 1) as fleet:
+        config = training(seed, clients_requested=1, client_grace=60)
+        job_id = await combiner.operator.start_job(config)
+        await fleet.clients[0].train((await fleet.tasks())[0], 0)
+        await gate.until_reached()
+        await combiner.kill()
+    # What was accepted is read for the fold at once: no step of the journal tells of it.
+    for _ in range(5):
+        gate = Gate("jobs.get", after=True)
+        combiner = await stack.combiner(windows=SHORT, gate=gate)
+        await gate.until_reached()
+        await combiner.kill()
+    combiner = await stack.combiner(windows=SHORT)
+    job = await combiner.operator.wait_job(job_id)
+    assert job.state == pb.FAILED
+    assert job.reason.startswith("its owner died 6 times in a row while ")
+    assert list(job.accepted) == ["c0"]
+
+
 async def test_a_rejected_duplicate_deletes_nothing_of_another_job(stack: Stack) -> None:
     combiner = await stack.combiner(limits={"max_running_jobs": 2})
     seed = await put_seed(combiner)

@@ -58,6 +58,7 @@ class Back:
         self.fails_on_close: set[str] = set()
         self.judged: list[tuple[str, str]] = []
         self.lost = False
+        self.progress: list[int] = []
 
     def put(self, key: str, content: bytes) -> None:
         (self._root / key).write_bytes(content)
@@ -87,9 +88,10 @@ class Back:
     async def writer(self, key: ObjectKey, *, max_bytes: int) -> AsyncIterator[Writer]:
         yield Writer(self, key)
 
-    async def accept(self, lease: Lease, client: str) -> None:
+    async def accept(self, lease: Lease, client: str, *, folded: int = 0) -> None:
         if self.lost:
             raise LeaseLost(lease.work)
+        self.progress.append(folded)
         self.judged.append((client, "accepted"))
 
     async def reject(self, lease: Lease, client: str, reason: str, detail: str) -> None:
@@ -148,6 +150,7 @@ async def test_a_good_update_is_accepted_and_folded(back: Back, folder: Folder) 
         back.put(f"u-{client}", vector(number, 1))
         await folder.judge(received(client, 3))
     assert back.judged == [("a", "accepted"), ("b", "accepted")]
+    assert back.progress == [0, 1]
     assert (folder.updates, folder.num_examples) == (2, 6)
 
 

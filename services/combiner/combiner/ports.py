@@ -230,8 +230,11 @@ class Jobs(Protocol):
         One call reads all of them at once: ask for a portion of `Job.answer_pages`.
         """
 
-    async def accept(self, lease: Lease, client: str) -> None:
-        """A RECEIVED update is good. Idempotent; Conflict if the client is in any other state."""
+    async def accept(self, lease: Lease, client: str, *, folded: int = 0) -> None:
+        """A RECEIVED update is good. Idempotent; Conflict if the client is in any other state.
+
+        `folded`: how many updates this owner has folded by now. That is the progress of a training job.
+        """
 
     async def reject(self, lease: Lease, client: str, reason: str, detail: str) -> None:
         """A RECEIVED update is no good, or an ACCEPTED one is to be taken back.
@@ -453,7 +456,11 @@ class Leases(Protocol):
         """
 
     async def take_over(self, seen: LeaseView, replica: str) -> Lease | None:
-        """Take work whose lease is still exactly as seen (same token, same beat)."""
+        """Take work whose lease is still exactly as seen (same token, same beat).
+
+        If that was another replica's, which did not release it, the owner of the job counts as dead: see
+        `Job.owners_died`.
+        """
 
     async def views(self) -> list[LeaseView]:
         """All leases as they are now."""

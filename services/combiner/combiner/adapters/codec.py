@@ -88,6 +88,7 @@ def job(dump: Sequence[Sequence[str]]) -> Job | None:
         unrecorded=tuple(sorted(unrecorded)),
         metrics=json.loads(f["metrics"]) if "metrics" in f else None,
         timings=json.loads(f.get("timings", "{}")),
+        owners_died=int(f.get("owners_died", 0)),
         format=f.get("format", ""),
         left_out=tuple(Outcome(*row) for row in json.loads(f.get("left_out") or "[]")),
     )

@@ -146,8 +146,10 @@ class RedisJobs:
         texts = await self._connection.command("HMGET", key, *clients) if clients else []
         return {client: text for client, text in zip(clients, texts, strict=True) if text is not None}
 
-    async def accept(self, lease: Lease, client: str) -> None:
-        await self._leased("job_decide", lease, client=client, state="accepted", reason="", detail="")
+    async def accept(self, lease: Lease, client: str, *, folded: int = 0) -> None:
+        await self._leased(
+            "job_decide", lease, client=client, state="accepted", reason="", detail="", folded=folded
+        )
 
     async def reject(self, lease: Lease, client: str, reason: str, detail: str) -> None:
         await self._leased(

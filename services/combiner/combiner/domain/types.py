@@ -125,6 +125,7 @@ class Job:
     unrecorded: tuple[str, ...] = ()
     metrics: Mapping[str, float] | None = None  # means of a validation, once it has ended
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds
+    owners_died: int = 0  # in a row, without progress in between
     format: str = ""  # of the model that it trains, once clients were asked
     left_out: tuple[Outcome, ...] = ()  # active clients that could not take part; bounded
 

@@ -211,7 +211,7 @@ class Folder:
             # Only this is tried again: whatever fails once the fold has begun must not fold twice.
             update = await patient(lambda: self._checked(record, stack))
             if record.state is not ClientState.ACCEPTED:
-                await steady(lambda: self._jobs.accept(self._lease, record.client))
+                await steady(lambda: self._jobs.accept(self._lease, record.client, folded=self.updates))
             await self._fold(update, record.num_examples)
         self._meter.accepted()
 

@@ -23,7 +23,17 @@ from combiner.domain.config import ConfigError, RoundConfig
 from combiner.domain.leases import OutageGuard
 from combiner.domain.round import Failed, RoundPolicy, Succeeded, too_few_clients
 from combiner.domain.selection import choose, rng_for
-from combiner.domain.types import ClientRecord, ClientState, Job, Kind, Model, Outcome, Reason, State
+from combiner.domain.types import (
+    ClientRecord,
+    ClientState,
+    Job,
+    Kind,
+    Model,
+    Outcome,
+    Phase,
+    Reason,
+    State,
+)
 from combiner.ports import Ask, Conflict, Ended, Event, Lease, LeaseLost, Shared, StateUnavailable, View
 from combiner.rounds.answers import figures_of
 from combiner.rounds.blobs import Blobs
@@ -41,6 +51,8 @@ from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, ObjectDamaged
 log = structlog.get_logger()
 
 COMMIT_PATIENCE_S = 5.0
+MAX_DEATHS = 5
+"""So often owners of a job may die in a row, with no progress in between, before it is given up."""
 
 
 class CommitRefused(RoundFailed):
@@ -81,6 +93,8 @@ class JobRunner:
 
     async def _to_an_end(self, lease: Lease, job: Job, events: Subscription) -> None:
         try:
+            if job.owners_died > MAX_DEATHS:
+                raise RoundFailed(_why_given_up(job))
             await self._tools.clock.sync()
             await self._run(lease, job, events)
         except RoundFailed as error:
@@ -345,6 +359,15 @@ class JobRun:
 
     def _timings(self, job: Job) -> Mapping[str, float]:
         return {"collecting": round(self._tools.clock.now() - job.started_ms / 1000, 6)}
+
+
+def _why_given_up(job: Job) -> str:
+    doing = {Phase.WAITING: "waiting for clients", Phase.COLLECTING: "collecting answers"}
+    what = doing.get(Phase(job.phase), "making the aggregate") if job.phase else "working on it"
+    return (
+        f"its owner died {job.owners_died} times in a row while {what}; the logs of the combiners, or of the "
+        "kernel if memory ran out, say why"
+    )
 
 
 def _owns(record: ClientRecord) -> bool:

@@ -9,5 +9,6 @@ if state == a.state then return redis.status_reply('OK') end
 if state ~= 'received' and not (state == 'accepted' and a.state == 'rejected') then
   return redis.error_reply('FCCONFLICT ' .. a.client .. ' is ' .. (state or 'not asked'))
 end
+if a.folded then job_folded(id, a.folded) end
 move(id, a.client, rec, a.state, a.reason, a.detail)
 return redis.status_reply('OK')

@@ -35,6 +35,20 @@ local function update_ms(deadline_ms)
 end
 
 -- Without the answers, which can be large.
+-- How many updates one owner has folded, at most: what a job that kills its owners never gets past.
+local function job_folded(id, number)
+  local before = tonumber(call('HGET', job_key(id), 'folded') or '0')
+  if number > before then call('HSET', job_key(id), 'folded', number) end
+end
+
+-- An owner went away without giving its job back. Counted anew once there was progress since the last one.
+local function job_owner_died(id)
+  local kind, folded, accepted, before = unpack(call('HMGET', job_key(id), 'kind', 'folded', 'accepted', 'died_at'))
+  local progress = kind == 'training' and (folded or '0') or accepted
+  if progress ~= before then call('HSET', job_key(id), 'died_at', progress, 'owners_died', 0) end
+  call('HINCRBY', job_key(id), 'owners_died', 1)
+end
+
 local function job_dump(id)
   return {
     call('HGETALL', job_key(id)), call('HGETALL', P .. 'clients:' .. id), call('HVALS', P .. 'others:' .. id),
