@@ -20,6 +20,13 @@ log = structlog.get_logger(__name__)
 
 CONNECTIONS: Final = 4  # who finds all of them busy waits for COMMAND_S, then gets TokensUnavailable
 
+# Also on a Redis that is full: a token must be revocable then, too.
+_PUT: Final = """#!lua flags=allow-oom
+for i = 4, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('SET', KEYS[2], ARGV[3])
+"""
+
 
 def reader_of(settings: AccessSettings) -> RedisTokens | None:
     """The tokens at REDIS_URL; None if it is empty."""
@@ -34,7 +41,7 @@ def _ours(error: RedisError | TimeoutError) -> TokensUnavailable:
 class RedisTokens:
     """`store.TokenStore`. Nothing is contacted before the first call.
 
-    Its user at Redis needs GET and HGETALL, and for `put` HSET, HDEL and SET, on `<prefix>tokens` and
+    Its user at Redis needs GET and HGETALL, and for `put` EVAL, HSET, HDEL and SET, on `<prefix>tokens` and
     `<prefix>tokens:version`.
     """
 
@@ -59,12 +66,9 @@ class RedisTokens:
         return Snapshot(version or "", dict(filter(None, map(_read, found.items()))))
 
     async def put(self, digest: str, record: TokenRecord, *, forget: Collection[str] = ()) -> None:
-        async with within(COMMAND_S, _ours), self._redis.pipeline(transaction=True) as pipe:
-            if forget:
-                pipe.hdel(self._tokens, *forget)
-            pipe.hset(self._tokens, digest, record.model_dump_json())
-            pipe.set(self._version, str(uuid.uuid4()))
-            await pipe.execute()
+        arguments = (digest, record.model_dump_json(), str(uuid.uuid4()), *forget)
+        async with within(COMMAND_S, _ours):
+            await self._redis.eval(_PUT, 2, self._tokens, self._version, *arguments)
 
     async def aclose(self) -> None:
         await self._redis.aclose()

@@ -261,3 +261,27 @@ async def test_a_forgotten_client_fails_what_it_was_asked(bench: Bench) -> None:
     record = (await job_of(state)).clients["c1"]
     assert (record.state, record.reason) == (ClientState.FAILED, "client_lost")
     assert not bench.raw.exists(bench.key("tasks:c1"))
+
+
+async def test_a_guest_with_a_stream_needs_room_like_any_other(bench: Bench) -> None:
+    state = bench.state(max_roster=2)
+    await state.roster.beat({"guest": ""})
+    for client in ("c1", "c2", "guest"):
+        await state.roster.opened(bench.stream(client))
+    assert await state.roster.active(View.ALL) == await names(state) == ["c1", "c2"]
+
+
+async def test_streams_that_found_no_room_are_called_back_when_there_is_some(bench: Bench) -> None:
+    state = bench.state(max_roster=1, recall_ms=-1)
+    await state.roster.opened(bench.stream("c1"))
+    await state.roster.opened(waiting := bench.stream("c2"))
+    async with following(state) as follower:
+        await state.roster.beat({"c1": ""})
+        assert await state.roster.active(View.ALL) == ["c1"]
+        wide = bench.state(max_roster=2, recall_ms=-1)
+        await wide.roster.beat({"c1": ""})
+        await follower.until("the call", lambda: follower.words() == ["resync", "resync"])
+        await wide.roster.opened(waiting)
+        await wide.roster.beat({"c1": ""})
+        assert await wide.roster.active(View.ALL) == ["c1", "c2"]
+        assert follower.words() == ["resync", "resync"]

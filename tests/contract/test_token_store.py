@@ -53,6 +53,19 @@ async def test_records_come_back_as_they_were_put(store: TokenStore) -> None:
     assert await loaded(store) == {"da": A, "db": B}
 
 
+async def test_a_token_is_revoked_on_a_full_redis(server: Server, store: TokenStore) -> None:
+    await store.put("da", A)
+    await store.put("dc", A)
+    revoked = A.model_copy(update={"revoked": 3.0})
+    with redis.Redis.from_url(server.url) as raw:
+        raw.config_set("maxmemory", "1mb")
+        try:
+            await store.put("da", revoked, forget=["dc"])
+        finally:
+            raw.config_set("maxmemory", "0")
+    assert await loaded(store) == {"da": revoked}
+
+
 async def test_putting_again_replaces_and_may_be_repeated(store: TokenStore) -> None:
     revoked = A.model_copy(update={"revoked": 3.0})
     for record in (A, revoked, revoked):

@@ -1,6 +1,6 @@
 """Messages under made-up names: Redis does not fill, and who is there goes on.
 
-REDIS_FILL=full: 70,000 names and the memory that the stack in containers has; else an eighth of a quarter of both.
+REDIS_FILL=full: 70,000 names, and the memory that the stack in containers has; else a 32nd of both.
 """
 
 from __future__ import annotations

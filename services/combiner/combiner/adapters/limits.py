@@ -41,6 +41,7 @@ class Limits:
     assumed_memory: int = 512 * _MIB  # what the parts are of where Redis has no limit
     roster_ms: int = 7 * _DAY_MS
     max_roster: int = 100_000
+    recall_ms: int = 60_000  # for which streams that found no room are not registered again
     max_named: int = 64  # clients known by one name: each answer by that name looks at all of them
     client_bytes: int = 1_536  # of one client in the roster, with its last 16 tasks
     log_length: int = 20_000

@@ -1,9 +1,5 @@
 -- a.entries: {client, kind, values (name -> text), session_id, round_id, model_id}. Also a sign of life: what is kept of a
 -- client goes with it, and nothing is kept of whoever has had no stream yet.
-local function is_known(client)
-  return call('ZSCORE', P .. 'seen', client) and not call('ZSCORE', P .. 'guests', client)
-end
-
 -- What the client does just now; of metrics, which may be told after the answer, also what it did last.
 local function job_for(client, kind, session_id, round_id, model_id)
   local function fits(id)
@@ -43,7 +39,7 @@ local heard = {}
 for _, entry in ipairs(a.entries) do
   local client, kind, values, session_id, round_id, model_id = unpack(entry)
   heard[client] = ''
-  if is_known(client) then told_keep(client, kind, values) end
+  if is_member(client) then told_keep(client, kind, values) end
   local id = kind ~= 'attribute' and job_for(client, kind, session_id, round_id, model_id)
   if id then keep_of_job(id, client, kind, values) end
 end

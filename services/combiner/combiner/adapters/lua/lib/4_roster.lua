@@ -28,10 +28,14 @@ end
 -- The clients that the roster no longer keeps, the longest unseen first, at most `most`.
 local function roster_expired(most)
   local found, number, room = {}, call('ZCARD', P .. 'seen'), roster_room()
+  local function goes(at)
+    return tonumber(at) < NOW - limits.roster_ms or (number > room and is_silent(at))
+  end
+  local first = call('ZRANGE', P .. 'seen', 0, 0, 'WITHSCORES')
+  if not first[1] or not goes(first[2]) then return found end  -- as nearly always
   local oldest = call('ZRANGE', P .. 'seen', 0, most - 1, 'WITHSCORES')
   for i = 1, #oldest, 2 do
-    local at = tonumber(oldest[i + 1])
-    if at >= NOW - limits.roster_ms and (number <= room or not is_silent(at)) then break end
+    if not goes(oldest[i + 1]) then break end
     found[#found + 1] = oldest[i]
     number = number - 1
   end
@@ -63,6 +67,10 @@ local function name_learn(client, name)
   if not name_has_room(name) then return end
   call('HSET', P .. 'names', client, name)
   call('SADD', P .. 'named:' .. name, client)
+end
+
+local function is_member(client)
+  return call('ZSCORE', P .. 'seen', client) and not call('ZSCORE', P .. 'guests', client)
 end
 
 -- Its open tasks fail: nobody would wait for it any more, but the rounds that asked it would.
@@ -107,6 +115,15 @@ local function names_refused(number)
   if number > 0 then call('HINCRBY', P .. 'retention', 'refused', number) end
 end
 
+-- Streams that found no room are registered again when there is some: whoever has one keeps it and waits for tasks.
+local function streams_recalled()
+  local since = tonumber(call('HGET', P .. 'retention', 'waiting'))
+  if not since or since > NOW - limits.recall_ms then return end
+  if call('ZCARD', P .. 'seen') >= roster_room() or no_room() then return end
+  call('HDEL', P .. 'retention', 'waiting')
+  event('resync', {})
+end
+
 -- The scores of the names in a sorted set, in their order; false for those that are not in it.
 local function scores(key, names)
   local found = {}
@@ -141,6 +158,7 @@ local function roster_beat(clients)
   names_event('client', '', came)
   names_refused(refused)
   roster_purge(FORGOTTEN_AT_ONCE + #names)
+  streams_recalled()
 end
 
 -- The client's tasks that were handed to this stream go back to the queue. A delivery that we cut is not counted; one
@@ -165,9 +183,15 @@ local function tasks_return(client, stream_id, by_us)
   return again
 end
 
--- Whether the roster takes one more client, with a stream; the longest unseen one makes room if it has fallen silent.
+-- Whether the roster takes one more client, with a stream. A guest makes room, or the longest unseen client if it has
+-- fallen silent.
 local function client_admitted()
   if call('ZCARD', P .. 'seen') < roster_room() then return not no_room() end
+  local guest = call('ZRANGE', P .. 'guests', 0, 0)[1]
+  if guest then
+    roster_forget(guest)
+    return true
+  end
   local oldest, at = unpack(call('ZRANGE', P .. 'seen', 0, 0, 'WITHSCORES'))
   if not oldest or not is_silent(at) then return false end
   roster_forget(oldest)
@@ -176,8 +200,9 @@ end
 
 -- Also a sign of life. Returns whether the stream is new, and is known from now on.
 local function stream_open(stream_id, client, view, era)
-  if not call('ZSCORE', P .. 'seen', client) and not client_admitted() then
+  if not is_member(client) and not client_admitted() then
     names_refused(1)
+    call('HSETNX', P .. 'retention', 'waiting', NOW)
     return false
   end
   call('ZADD', P .. 'seen', NOW, client)
