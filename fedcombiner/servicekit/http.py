@@ -1,6 +1,7 @@
 """HTTP inside the running loop: any ASGI application, and the page of a process for its operators."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -15,9 +16,11 @@ from starlette.types import ASGIApp
 from fedcombiner.servicekit.binding import BindError, listen
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.metrics import Metrics
+from fedcombiner.servicekit.status import State
 from fedcombiner.servicekit.tls import IdentityInFiles, server_context
 
-STOP_SECONDS: Final = 2
+# The answer of /readyz by state. A gateway takes 404 for: send no new calls, and let those under way end.
+READYZ_STATUS: Final[Mapping[State, int]] = {"starting": 503, "ready": 200, "draining": 404}
 
 Section = Callable[[], object]
 
@@ -25,7 +28,8 @@ Section = Callable[[], object]
 class HttpServer:
     """An ASGI application on a port, as a component: started and stopped by us, deaf to signals.
 
-    `port` is the real one after the start, also when 0 was asked for. With an `identity` it speaks https.
+    `port` is the real one once it is bound, also when 0 was asked for. With an `identity` it speaks https.
+    `grace`: seconds that requests under way have when it is stopped.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class HttpServer:
         *,
         setting: str = "PORT",
         identity: IdentityInFiles | None = None,
+        grace: float = 2.0,
     ) -> None:
         self.host = host
         self.port = port
@@ -50,26 +55,37 @@ class HttpServer:
             server_header=False,
             # The header is renewed by a loop that wakes ten times a second; without it nothing has to run.
             date_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
+            timeout_graceful_shutdown=grace,  # type: ignore[arg-type]  # it need not be an int
         )
         config.load()
         config.ssl = None if identity is None else server_context(identity)
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
+        self._sockets: list[socket.socket] = []
 
-    async def start(self) -> None:
-        """Listen and answer. Raises BindError."""
+    def bind(self) -> None:
+        """Listen; who connects waits for the start. Raises BindError."""
         try:
             self._sockets = listen(self.host, self.port)
         except OSError as error:
             raise BindError(self.host, self.port, self._setting, error) from None
         self.port = self._sockets[0].getsockname()[1]
+
+    async def start(self) -> None:
+        """Answer, and listen unless it does. Raises BindError."""
+        if not self._sockets:
+            self.bind()
         # Not serve(): that takes over the signals of the process and waits in a loop of its own.
         await self._server.startup(sockets=self._sockets)
 
     async def stop(self) -> None:
-        """Close the port; requests under way get two seconds."""
+        """Close the port; requests under way have the `grace`."""
         await self._server.shutdown(sockets=self._sockets)
+
+    async def unbind(self) -> None:
+        """Close the port of a server that was not started."""
+        for sock in self._sockets:
+            sock.close()
 
 
 def operations_app(
@@ -81,9 +97,9 @@ def operations_app(
     sections: Mapping[str, Section] | None = None,
     routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """`/metrics`, `/healthz` (the loop runs), `/readyz` (this process answers clients: 200, else 503) and
-    `/statusz`: JSON with one entry for each of `sections`, whose values are called at each request and
-    must not wait. `routes` are the service's own."""
+    """`/metrics`, `/healthz` (the loop runs), `/readyz` (this process answers clients: 200; not yet: 503; it
+    drains: 404) and `/statusz`: JSON with one entry for each of `sections`, whose values are called at each
+    request and must not wait. `routes` are the service's own."""
     begun = time.monotonic()
 
     async def show_metrics(request: Request) -> Response:
@@ -94,8 +110,8 @@ def operations_app(
         return PlainTextResponse("ok\n")
 
     async def readyz(_request: Request) -> Response:
-        state = health.readiness
-        return PlainTextResponse(f"{state.state}\n", status_code=200 if state.ready else 503)
+        state = health.readiness.ask()
+        return PlainTextResponse(f"{state}\n", status_code=READYZ_STATUS[state])
 
     async def statusz(_request: Request) -> Response:
         status: dict[str, object] = {

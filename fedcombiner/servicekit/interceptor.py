@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fedcombiner.servicekit.errors import MEANT_TRAILER, ServiceError
 from fedcombiner.servicekit.incoming import RequestTooLong, RequestUnfinished
+from fedcombiner.servicekit.underway import CallsUnderWay
 from fedcombiner.servicekit.wrapping import (
     Context,
     Handler,
@@ -30,6 +31,7 @@ from fedcombiner.servicekit.wrapping import (
 log = structlog.get_logger(__name__)
 
 INTERNAL_MESSAGE: Final = "internal error"
+STOPPING_MESSAGE: Final = "the server is shutting down"
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 
 
@@ -75,15 +77,22 @@ class RpcInterceptor(WrappingInterceptor):
     UNAVAILABLE in these services. Handlers must be coroutine or async generator functions.
     """
 
-    def __init__(self, metrics: RpcMetrics, unavailable_on_bug: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        metrics: RpcMetrics,
+        unavailable_on_bug: Collection[str] = (),
+        under_way: CallsUnderWay | None = None,
+    ) -> None:
         super().__init__()
         self._metrics = metrics
+        self._under_way = under_way or CallsUnderWay()
         self._unavailable_on_bug = frozenset(unavailable_on_bug)
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.lstrip("/").rpartition("/")
         bug = grpc.StatusCode.UNAVAILABLE if service in self._unavailable_on_bug else grpc.StatusCode.INTERNAL
-        call = _Method(service, name, behaviour_of(method, handler), bug, self._metrics)
+        behaviour = behaviour_of(method, handler)
+        call = _Method(service, name, behaviour, bug, self._metrics, self._under_way)
         answer = call.answer_stream if handler.response_streaming else call.answer
         return with_behaviour(handler, answer)
 
@@ -92,7 +101,13 @@ class _Method:
     """One method of a service as it is called: the handler in its wrapping, with its counters at hand."""
 
     def __init__(
-        self, service: str, name: str, behaviour: Any, bug: grpc.StatusCode, metrics: RpcMetrics
+        self,
+        service: str,
+        name: str,
+        behaviour: Any,
+        bug: grpc.StatusCode,
+        metrics: RpcMetrics,
+        under_way: CallsUnderWay,
     ) -> None:
         self._path = f"{service}/{name}"
         self._labels = (service, name)
@@ -102,6 +117,7 @@ class _Method:
         self._in_flight = metrics.in_flight.labels(service, name)
         self._seconds = metrics.seconds.labels(service, name)
         self._metrics = metrics
+        self._under_way = under_way
         self._handled: dict[object, Counter] = {}
 
     async def answer(self, request: Any, context: Context) -> Any:
@@ -130,10 +146,12 @@ class _Method:
             self._end(context.code() or code)
 
     def _begin(self) -> None:
+        self._under_way.begin()
         self._started.inc()
         self._in_flight.inc()
 
     def _end(self, code: object) -> None:
+        self._under_way.finish()
         self._in_flight.dec()
         counter = self._handled.get(code)
         if counter is None:
@@ -142,15 +160,18 @@ class _Method:
         counter.inc()
 
     async def _refuse(self, error: BaseException, context: Context) -> NoReturn:
-        if _is_grpcs_own(error, context):
+        ended = isinstance(error, asyncio.CancelledError) and self._under_way.was_ended()
+        if _is_grpcs_own(error, context) or (ended and context.done()):
             raise error
+        if ended:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING_MESSAGE)
         if isinstance(error, ServiceError):
             await context.abort(self._status_of(error, context), error.message)
         if isinstance(error, asyncio.CancelledError):
             # The handler waited for something that our side cancelled. gRPC would take it for a
             # cancelled call and send no status, and the caller would wait for ever.
             log.warning("handler cancelled from inside", method=self._path)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, STOPPING_MESSAGE)
         log.error("unexpected error in a handler", method=self._path, exc_info=error)
         await context.abort(self._bug, INTERNAL_MESSAGE)
 

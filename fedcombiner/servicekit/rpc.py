@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
+import structlog
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from fedcombiner.servicekit.binding import BindError, place, probe
@@ -15,6 +16,9 @@ from fedcombiner.servicekit.incoming import RequestReader
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
 from fedcombiner.servicekit.requests import RequestIds
 from fedcombiner.servicekit.tls import ServerIdentity, server_credentials
+from fedcombiner.servicekit.underway import CallsUnderWay
+
+log = structlog.get_logger(__name__)
 
 MIB: Final = 1 << 20
 # The largest chunk of a model, and room for the fields and the framing around it.
@@ -22,6 +26,9 @@ MAX_RECEIVE_BYTES: Final = 4 * MIB + 64 * 1024
 
 # Servers of a group: with eight, 300 clients' calls at once no longer hold up heartbeats by half a second.
 LINES: Final = 8
+
+# What calls that were ended have for sending their status.
+FAREWELL_SECONDS: Final = 1.0
 
 SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A port is shared by the servers of one group. `bind` looks first whether somebody else has it.
@@ -57,9 +64,12 @@ def build_server(
     `generic_only`): grpc.aio waits on one future for each method that is *registered* by name, and goes
     through all of them on every call.
     """
-    around = [RequestIds(), RpcInterceptor(metrics, unavailable_on_bug), *interceptors, RequestReader()]
+    under_way = CallsUnderWay()
+    mapping = RpcInterceptor(metrics, unavailable_on_bug, under_way)
+    around = [RequestIds(), mapping, *interceptors, RequestReader()]
     options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)]
-    return ServerGroup([grpc.aio.server(interceptors=around, options=options) for _ in range(LINES)])
+    servers = [grpc.aio.server(interceptors=around, options=options) for _ in range(LINES)]
+    return ServerGroup(servers, under_way)
 
 
 class ServerGroup(grpc.aio.Server):
@@ -69,8 +79,9 @@ class ServerGroup(grpc.aio.Server):
     clients call at once, the calls wait in that line, heartbeats among them; so there are several lines.
     """
 
-    def __init__(self, servers: Sequence[grpc.aio.Server]) -> None:
+    def __init__(self, servers: Sequence[grpc.aio.Server], under_way: CallsUnderWay) -> None:
         self._servers = servers
+        self._under_way = under_way
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         handlers = tuple(generic_rpc_handlers)
@@ -96,7 +107,15 @@ class ServerGroup(grpc.aio.Server):
             await server.start()
 
     async def stop(self, grace: float | None) -> None:
-        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        """Take no new calls; those under way have `grace` seconds, and then end with UNAVAILABLE. None: cut
+        them off at once."""
+        limit = None if grace is None else grace + FAREWELL_SECONDS
+        stopping = asyncio.gather(*(server.stop(limit) for server in self._servers))
+        if grace is not None:
+            done, _ = await asyncio.wait({stopping}, timeout=grace)
+            if not done:
+                log.warning("calls did not end in time", calls=self._under_way.end(), seconds=grace)
+        await stopping
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         ended = (server.wait_for_termination(timeout) for server in self._servers)
@@ -149,9 +168,9 @@ def bind(
 
 class RpcServer:
     """A bound server as a component of a `Lifecycle`: stopping refuses new calls, gives those under way
-    `grace` seconds, and cuts the rest off."""
+    `grace` seconds, and ends the rest with UNAVAILABLE."""
 
-    def __init__(self, server: grpc.aio.Server, *, grace: float) -> None:
+    def __init__(self, server: ServerGroup, *, grace: float) -> None:
         self._server = server
         self._grace = grace
 

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 from prometheus_client import Gauge
@@ -18,19 +18,36 @@ from fedcombiner.servicekit.settings import without_credentials
 
 log = structlog.get_logger(__name__)
 
+# Gateways and probes ask every few seconds.
+WATCHED_SECONDS: Final = 15.0
+
 State = Literal["starting", "ready", "draining"]
 
 
 class Readiness:
     """Says *this process answers clients*: from the first contact with its back ends until it drains."""
 
-    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, notify: Callable[[], None] = lambda: None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.state: State = "starting"
         self._notify = notify
+        self._clock = clock
+        self._asked_at: float | None = None
 
     @property
     def ready(self) -> bool:
         return self.state == "ready"
+
+    def ask(self) -> State:
+        """The state, for somebody who sends calls to this process by it."""
+        self._asked_at = self._clock()
+        return self.state
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody has asked lately."""
+        return self._asked_at is not None and self._clock() - self._asked_at < WATCHED_SECONDS
 
     def mark_ready(self) -> None:
         """Ready, unless it is draining already: there is no way back from that."""

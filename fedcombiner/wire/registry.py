@@ -60,34 +60,35 @@ def raw_messages(method: _Method) -> _Method:
 
 
 def add_services(server: grpc.aio.Server, servicers: Mapping[str, object]) -> None:
-    """Register servicers by the short name of their service (`Connector`, `ModelService`, `Jobs`, ...).
+    """Serve them as `Services` does."""
+    server.add_generic_rpc_handlers((Services(servicers),))
+
+
+def service_names(services: Mapping[str, object]) -> tuple[str, ...]:
+    """Full names under which `Services` serves these services, for reflection and health."""
+    return tuple(f"{package}.{name}" for name in services for package in _find_service(name)[1])
+
+
+class Services(grpc.GenericRpcHandler):
+    """Servicers by the short name of their service (`Connector`, `ModelService`, `Jobs`, ...), for a server.
 
     A FEDn service is served as `grpc.X` and as `fedn.X`, one of ours as `combiner.v1.X`. An rpc that the
     servicer has no method for answers UNIMPLEMENTED, as FEDn's own server does. Servicers must not inherit
     from the generated base classes, which define every method.
 
+    All methods are in one look-up. If each were registered, grpc.aio would go through all of them per call.
+
     Raises:
         KeyError: no proto file defines a service of that name, or a method has no row in `wire.sizes`.
     """
-    handlers = {}
-    for name, servicer in servicers.items():
-        descriptor, packages = _find_service(name)
-        for package in packages:
-            for method in descriptor.methods:
-                handlers[f"/{package}.{name}/{method.name}"] = _handler(method, servicer, package)
-    server.add_generic_rpc_handlers((_Services(handlers),))
 
-
-def service_names(services: Mapping[str, object]) -> tuple[str, ...]:
-    """Full names under which `add_services` serves these services, for reflection and health."""
-    return tuple(f"{package}.{name}" for name in services for package in _find_service(name)[1])
-
-
-class _Services(grpc.GenericRpcHandler):
-    """All methods in one look-up. If each were registered, grpc.aio would go through all of them per call."""
-
-    def __init__(self, handlers: Mapping[str, _Handler]) -> None:
-        self._handlers = handlers
+    def __init__(self, servicers: Mapping[str, object]) -> None:
+        self._handlers: dict[str, _Handler] = {}
+        for name, servicer in servicers.items():
+            descriptor, packages = _find_service(name)
+            for package in packages:
+                for method in descriptor.methods:
+                    self._handlers[f"/{package}.{name}/{method.name}"] = _handler(method, servicer, package)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_Handler | None":
         return self._handlers.get(handler_call_details.method)

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,11 +18,13 @@ import grpc.aio
 import numpy as np
 from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
-from combiner.app import CLIENT_SERVICES, CombinerApp
+from combiner.app import CombinerApp, compose
 from combiner.domain.leases import DEFAULT_WINDOWS, Windows
 from combiner.ports import Shared
 from combiner.settings import CombinerSettings, replica_name
 
+from fedcombiner.access.policy import decide
+from fedcombiner.access.setup import AccessControl
 from fedcombiner.client.link import Link
 from fedcombiner.client.made_up import to_npz
 from fedcombiner.client.messages import Messages, Task, Timings
@@ -32,13 +35,11 @@ from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.limits import TransferLimits
 from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
-from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Stopped, Supervisor
-from fedcombiner.servicekit.metrics import Metrics
-from fedcombiner.servicekit.rpc import RpcServer, bind, build_server
+from fedcombiner.servicekit.lifecycle import Stop
+from fedcombiner.servicekit.service import Action, Service
+from fedcombiner.version import __version__
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
-from fedcombiner.wire.registry import add_services
 
 DEADLINE = 20.0
 WIDTH = 8  # of the model: client i answers with a one at i
@@ -82,7 +83,9 @@ class Stack:
         bounds = Limits(**{"client_window_ms": round(windows.client * 1000), **(limits or {})})
         state = RedisState(self._url, prefix=self._prefix, limits=bounds, log_block_s=0.5)
         store = StoreWithOutages(self._root / "models")
-        chosen = CombinerSettings(data=self._root / "models", scratch=self._root / "scratch", **settings)
+        local = {"host": "127.0.0.1", "port": 0, "metrics_host": "127.0.0.1", "metrics_port": 0}
+        files = {"data": self._root / "models", "scratch": self._root / "scratch"}
+        chosen = CombinerSettings(**{**local, **files, "drain_seconds": 0.5, **settings})
         replica = Replica(chosen, state, gate or Gate(), store, windows)
         await replica.start()
         self._replicas.append(replica)
@@ -91,6 +94,30 @@ class Stack:
     async def close(self) -> None:
         for replica in reversed(self._replicas):
             await replica.stop()
+
+
+class MortalService(Service[AccessControl]):
+    """A service that can also end as by SIGKILL."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._killed = False
+
+    def on_drain(self, name: str, action: Action) -> None:
+        super().on_drain(name, partial(self._unless_killed, action))
+
+    def before_close(self, name: str, action: Action) -> None:
+        super().before_close(name, partial(self._unless_killed, action))
+
+    async def kill(self) -> None:
+        self._killed = True
+        assert self._server is not None
+        await self._server.stop(None)
+        await self.__aexit__(None, None, None)
+
+    async def _unless_killed(self, action: Action) -> None:
+        if not self._killed:
+            await action()
 
 
 class Replica:
@@ -110,35 +137,30 @@ class Replica:
         self._gate = gate
         self.stopping = Stop()
         self.expects_failure = False
-        self._lifecycle = Lifecycle(self.stopping)
-        self.metrics = Metrics()
-        self.health = Health(self.metrics)
-        self.supervisor = Supervisor(self.stopping)
+        policy = decide(settings, settings.listening)
+        self.service = service = MortalService(
+            "combiner",
+            __version__,
+            settings,
+            self.stopping,
+            lambda metrics, health: AccessControl(policy, metrics, health, None),
+            calls_wait=True,
+        )
+        self.metrics, self.health, self.supervisor = service.metrics, service.health, service.supervisor
         self.app = CombinerApp(
             settings, replica_name(), gate(state), store, self.metrics, self.health, self.supervisor, windows
         )
-        self._server = build_server(self.metrics.rpc, unavailable_on_bug=CLIENT_SERVICES)
+        service.owns("state", state.aclose)
+        service.owns("store", store.close)
+        models = ModelServiceServicer(store, self._transfers)
+        compose(service, self.app, {**self.app.servicers, "ModelService": models})
         self._stopped = False
         self._clients: list[Client] = []
         self.address = ""
 
     async def start(self) -> None:
-        port = bind(self._server, "127.0.0.1", 0)
-        models = ModelServiceServicer(self.store, self._transfers)
-        add_services(self._server, {**self.app.servicers, "ModelService": models})
-        self.address = f"127.0.0.1:{port}"
-        self._lifecycle.on_stop("state", self.state.aclose)
-        self._lifecycle.on_stop("store", self.store.close)
-        await self._lifecycle.start("health", self.health)
-        await self._lifecycle.start("combiner", self.app)
-        await self._lifecycle.start("background tasks", self.supervisor)
-        try:
-            await self.stopping.guard(self.health.backends.first_contact())
-        except Stopped:
-            await self._lifecycle.__aexit__(None, None, None)
-            raise
-        await self._lifecycle.start("rpc", RpcServer(self._server, grace=0.5))
-        self._lifecycle.on_stop("drain", self.app.drain)
+        await self.service.__aenter__()
+        self.address = f"127.0.0.1:{self.service.port}"
         self.operator = OperatorClient(self.address, patience=DEADLINE)
 
     def client(self, name: str, *, package: str = "grpc", generation: str = "0.6") -> Client:
@@ -150,7 +172,7 @@ class Replica:
     async def stop(self) -> None:
         """In order, as on SIGTERM."""
         if await self._leave():
-            await self._lifecycle.__aexit__(None, None, None)
+            await self.service.__aexit__(None, None, None)
             assert self.stopping.failed == self.expects_failure, self.stopping.reason
 
     async def kill(self) -> None:
@@ -158,11 +180,7 @@ class Replica:
         if await self._leave():
             self._gate.die()
             await self.supervisor.stop()
-            await self._server.stop(None)
-            await self.app.stop()
-            await self.store.close()
-            await self.state.aclose()
-            await self.health.stop()
+            await self.service.kill()
 
     async def _leave(self) -> bool:
         """The callers go first. False if that was done before."""

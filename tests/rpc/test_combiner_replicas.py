@@ -280,6 +280,7 @@ async def test_deliveries_that_our_side_cut_are_not_counted(stack: Stack) -> Non
         stream = replica.client("c0").open()
         await stream.next()
         following = await stack.combiner(windows=hour)
+        await replica.app.drain()  # before its client leaves
         await replica.stop()
         replica = following
     client = replica.client("c0")

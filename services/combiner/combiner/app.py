@@ -58,19 +58,17 @@ from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.servicekit.backoff import retry
 from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.http import HttpServer, operations_app
-from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
-from fedcombiner.servicekit.metrics import LoopLag, Metrics
+from fedcombiner.servicekit.lifecycle import Stop, Supervisor
+from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.probe import keep_probing
-from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
-from fedcombiner.servicekit.tls import ServerIdentity, load_identity, trust_context, watch_expiry
+from fedcombiner.servicekit.service import Identify, Service, Started
+from fedcombiner.servicekit.tls import ServerIdentity, trust_context, watch_expiry
 from fedcombiner.version import __version__
-from fedcombiner.wire.registry import add_services, service_names
+from fedcombiner.wire.registry import Services, service_names
 
 log = structlog.get_logger()
 
-Started = Callable[[int, int], None]
-Services = Callable[["CombinerApp"], Mapping[str, object]]
+ChooseServices = Callable[["CombinerApp"], Mapping[str, object]]
 Wrap = Callable[[Shared, ModelStore], tuple[Shared, ModelStore]]
 # FEDn's clients cannot live with INTERNAL on these; a bug there is UNAVAILABLE to them.
 CLIENT_SERVICES = tuple(
@@ -98,8 +96,6 @@ class CombinerApp:
         health: Health,
         supervisor: Supervisor,
         windows: Windows = DEFAULT_WINDOWS,
-        *,
-        announcer: Announcer | None = None,
     ) -> None:
         self.shared = shared
         self.store = store
@@ -108,9 +104,7 @@ class CombinerApp:
         self._redis = health.backends.register(REDIS)
         self._objects = health.backends.register("store")
         self._scratch = ScratchArea(settings.scratch)
-        self._announcer = announcer
-        if announcer is not None:
-            announcer.load = self._load
+        self._announcer: Announcer | None = None
         meter = self.meter = CombinerMetrics(metrics)
         guard = OutageGuard(windows.client)
         self._modelstores = Modelstores(settings.modelstore_places)
@@ -234,6 +228,12 @@ class CombinerApp:
                 partial(self.reports.highest, name),
             )
 
+    def announce(self, announcer: Announcer | None) -> None:
+        """Announce this combiner from its start on."""
+        self._announcer = announcer
+        if announcer is not None:
+            announcer.load = self._load
+
     def status(self) -> Mapping[str, object]:
         """For /statusz."""
         return {
@@ -246,7 +246,7 @@ class CombinerApp:
         }
 
     async def start(self) -> None:
-        """Begin everything; ready as soon as Redis and the store have answered once."""
+        """Begin everything."""
         await asyncio.to_thread(self._scratch.open)
         spawn = self._supervisor.spawn
         spawn("feed", self.feed.run())
@@ -257,7 +257,6 @@ class CombinerApp:
         # A step that looks at the schema: with state of a newer version this process is never ready.
         spawn("probe Redis", keep_probing(self._redis, self.shared.settings.get, away=StateUnavailable))
         spawn("probe the store", keep_probing(self._objects, self._check_store, away=STORE_AWAY))
-        spawn("ready", self._health.ready_on_first_contact())
         spawn("work", self._worker.run())
         spawn("look for trouble", self._trouble.keep_looking())
         spawn("memory of Redis", self._memory.run())
@@ -301,17 +300,26 @@ class CombinerApp:
         except StateUnavailable as error:
             log.warning("settings could not be read; the old ones stay", error=str(error))
 
-    async def drain(self) -> None:
-        """Before the ports close: end the streams, give the work back, record what is still on its way."""
-        self._health.readiness.mark_draining()
-        self.hub.drain()
+    async def hand_over(self) -> None:
+        """Give the work to other replicas, while calls and streams go on."""
         try:
             await self._worker.drain()
-            await self.beats.flush()
         except StateUnavailable as error:
             log.warning("leases could not be given back; the others will notice", error=str(error))
+
+    async def drain(self) -> None:
+        """Before the ports close: end the streams, and record what is still on its way."""
+        self.hub.drain()
+        try:
+            await self.beats.flush()
+        except StateUnavailable as error:
+            log.warning("the last heartbeats could not be recorded", error=str(error))
         await self.hub.settle()
         await self.inbox.settle(timeout=2.0)
+
+    async def dismiss(self) -> None:
+        """The ports close: streams that were refused since the drain are held no longer."""
+        self.hub.leave()
 
     async def stop(self) -> None:
         """After `drain`, when no call and no background task runs any more."""
@@ -347,21 +355,11 @@ def make_announcer(settings: CombinerSettings, trust: ssl.SSLContext | None = No
     )
 
 
-async def _identity(
-    settings: CombinerSettings, announcer: Announcer | None, metrics: Metrics
-) -> ServerIdentity | None:
-    if announcer is None or not settings.tls_from_discovery:
-        return load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
-    identity = await announced_identity(announcer)
-    watch_expiry(identity, metrics)
-    return identity
-
-
 async def serve(
     settings: CombinerSettings,
     stop: Stop,
     started: Started = lambda _port, _metrics_port: None,
-    services: Services = lambda app: app.servicers,
+    services: ChooseServices = lambda app: app.servicers,
     *,
     wrap: Wrap = lambda shared, store: (shared, store),
     discovery_trust: ssl.SSLContext | None = None,
@@ -375,46 +373,69 @@ async def serve(
     Raises:
         StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
-    metrics = Metrics()
     announcer = make_announcer(settings, discovery_trust)
-    health = Health(metrics)
-    supervisor = Supervisor(stop)
     limits = Limits(max_running_jobs=settings.max_running_jobs)
     shared = RedisState(settings.redis_address, limits=limits, wait=settings.redis_wait)
     tokens = RedisTokens(settings.redis_address)
-    access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
+    policy = decide(settings, settings.listening)
+    service = Service(
+        "combiner",
+        __version__,
+        settings,
+        stop,
+        lambda metrics, health: AccessControl(policy, metrics, health, tokens),
+    )
     store = make_store(settings)
     app = CombinerApp(
-        settings, replica_name(), *wrap(shared, store), metrics, health, supervisor, announcer=announcer
+        settings,
+        replica_name(),
+        *wrap(shared, store),
+        service.metrics,
+        service.health,
+        service.supervisor,
     )
-    durability = Durability(metrics, settings.redis_wait)
-    figures = RedisFigures(metrics)
-    supervisor.spawn("figures of Redis", keep_looking(shared.info, figures.take, durability.take))
-    server = build_server(metrics.rpc, unavailable_on_bug=CLIENT_SERVICES, interceptors=access.interceptors)
+    app.announce(announcer)
+    service.owns("state", shared.aclose)
+    service.owns("tokens", tokens.aclose)
+    service.owns("store", store.close)
+    durability = Durability(service.metrics, settings.redis_wait)
+    figures = RedisFigures(service.metrics)
+    service.task("figures of Redis", lambda: keep_looking(shared.info, figures.take, durability.take))
+    service.section("redis", durability.status)
+    identify = None
+    if announcer is not None and settings.tls_from_discovery:
+        identify = partial(_announced, announcer, service.metrics)
+    compose(service, app, {**services(app), **tokens_service(tokens, service.access)}, identify=identify)
+    await service.run(started)
+
+
+def compose(
+    service: Service[AccessControl],
+    app: CombinerApp,
+    servicers: Mapping[str, object],
+    *,
+    identify: Identify | None = None,
+) -> None:
+    """Make the combiner a part of the service, with these servicers for its clients and operators."""
+    service.rpc(
+        Services(servicers),
+        names=service_names(servicers),
+        unavailable_on_bug=CLIENT_SERVICES,
+        identify=identify,
+    )
+    service.section("combiner", app.status)
+    service.component("combiner", app)
+    service.on_drain("work", app.hand_over)
+    service.before_close("streams", app.drain)
+    service.before_close("refused streams", app.dismiss)
+
+
+def tokens_service(tokens: RedisTokens, access: AccessControl) -> Mapping[str, object]:
     keeper = TokenKeeper(tokens, access.tokens.refresh)
-    servicers = {**services(app), "Tokens": TokensServicer(keeper, enforced=access.policy.enforced)}
-    add_services(server, servicers)
-    health.add_to(server)
-    add_reflection(server, service_names(servicers))
-    sections = {"combiner": app.status, "redis": durability.status}
-    operations = operations_app(
-        service="combiner", version=__version__, metrics=metrics, health=health, sections=sections
-    )
-    private = access.protect(operations, "operations")
-    http = HttpServer(private, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
-    async with Lifecycle(stop) as lifecycle:
-        await lifecycle.start("health", health)
-        await lifecycle.start("loop lag", LoopLag(metrics))
-        await lifecycle.start("operations", http)
-        identity = await stop.guard(_identity(settings, announcer, metrics))
-        port = bind(server, settings.host, settings.port, identity=identity)
-        lifecycle.on_stop("state", shared.aclose)
-        lifecycle.on_stop("tokens", tokens.aclose)
-        lifecycle.on_stop("store", store.close)
-        await lifecycle.start("combiner", app)
-        await lifecycle.start("background tasks", supervisor)
-        access.start(supervisor)
-        await lifecycle.start("rpc", RpcServer(server, grace=1.0))
-        lifecycle.on_stop("drain", app.drain)
-        started(port, http.port)
-        await stop.wait()
+    return {"Tokens": TokensServicer(keeper, enforced=access.policy.enforced)}
+
+
+async def _announced(announcer: Announcer, metrics: Metrics) -> ServerIdentity:
+    identity = await announced_identity(announcer)
+    watch_expiry(identity, metrics)
+    return identity

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -80,15 +80,11 @@ class StreamHub:
         self._hungry: set[str] = set()  # clients whose queue has something
         self._fed = asyncio.Event()
         self._draining = False
+        self._left = asyncio.Event()
         feed.listen(self._on_event)
 
     def __len__(self) -> int:
         return len(self._streams)
-
-    @property
-    def draining(self) -> bool:
-        """Whether no stream is opened any more."""
-        return self._draining
 
     def clients(self) -> int:
         return len(self._by_client)
@@ -147,6 +143,17 @@ class StreamHub:
         self._draining = True
         for stream in [*self._streams.values(), *self._idle]:
             stream.end()
+
+    def leave(self) -> None:
+        """The port closes: nobody who is refused needs to be held any more."""
+        self._left.set()
+
+    async def hold(self, seconds: float) -> None:
+        """While draining, keep somebody who would come back at once, until the port closes."""
+        if self._draining:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._left.wait()
 
     async def run(self) -> None:
         """Until cancelled."""

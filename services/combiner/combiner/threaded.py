@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 import structlog
 
-from combiner.app import Services, serve
+from combiner.app import ChooseServices, serve
 from combiner.ports import StateUnavailable
 from combiner.servicers.common import redis_away
 from combiner.settings import CombinerSettings
@@ -36,7 +36,10 @@ class ThreadedServer:
     """
 
     def __init__(
-        self, settings: CombinerSettings, services: Services, discovery_trust: ssl.SSLContext | None = None
+        self,
+        settings: CombinerSettings,
+        services: ChooseServices,
+        discovery_trust: ssl.SSLContext | None = None,
     ) -> None:
         self._stop = Stop()
         self._stopping = threading.Lock()
@@ -48,7 +51,7 @@ class ThreadedServer:
             raise
 
     def _start(
-        self, settings: CombinerSettings, services: Services, discovery_trust: ssl.SSLContext | None
+        self, settings: CombinerSettings, services: ChooseServices, discovery_trust: ssl.SSLContext | None
     ) -> int:
         port: futures.Future[int] = futures.Future()
 

@@ -39,15 +39,10 @@ from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
 from fedcombiner.packages.archive import PackageLimits
 from fedcombiner.servicekit.errors import ServiceError, StartupError, Unavailable
-from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.http import HttpServer, operations_app
-from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
-from fedcombiner.servicekit.metrics import LoopLag, Metrics
-from fedcombiner.servicekit.probe import keep_probing
-from fedcombiner.servicekit.tls import load_identity
+from fedcombiner.servicekit.lifecycle import Stop
+from fedcombiner.servicekit.metrics import Metrics
+from fedcombiner.servicekit.service import Service, Started
 from fedcombiner.version import __version__
-
-Started = Callable[[int, int], None]
 
 REQUESTS = ("add_combiner", "add_client", "package", "checksum", "client_config", "packages")
 
@@ -179,42 +174,32 @@ async def serve(
     Raises:
         StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
-    metrics = Metrics()
-    identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
-    health = Health(metrics)
-    supervisor = Supervisor(stop)
     tokens = reader_of(settings)
-    access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
-    store = make_store(settings)
-    discovery = DiscoveryApp(settings, metrics, store, access)
-    operations = operations_app(
-        service="discovery-mock",
-        version=__version__,
-        metrics=metrics,
-        health=health,
-        sections={"discovery": discovery.status},
-        routes=discovery.script.routes,
+    policy = decide(settings, settings.listening)
+    service = Service(
+        "discovery-mock",
+        __version__,
+        settings,
+        stop,
+        lambda metrics, health: AccessControl(policy, metrics, health, tokens),
+        # Clients of 0.33 end when there is no discovery, and are told to come again as long as there is no
+        # package, or no way to check their tokens.
+        ready_at_once=True,
     )
-    public = HttpServer(discovery.app, settings.host, settings.port, identity=identity)
-    guarded = access.protect(operations, "operations")
-    private = HttpServer(guarded, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
-    async with Lifecycle(stop) as lifecycle:
-        await lifecycle.start("loop lag", LoopLag(metrics))
-        await lifecycle.start("operations", private)
-        lifecycle.on_stop("store", store.close)
-        if tokens is not None:
-            lifecycle.on_stop("tokens", tokens.aclose)
-        await lifecycle.start("background tasks", supervisor)
-        access.start(supervisor)
-        probing = keep_probing(
-            health.backends.register("store"), partial(check_store, store), away=STORE_AWAY
-        )
-        supervisor.spawn("probe the store", probing)
-        await lifecycle.start("discovery", discovery)
-        await lifecycle.start("http", public)
-        # Not only once its back ends have answered: clients of 0.33 end when there is no discovery, and are
-        # told to come again as long as there is no package, or no way to check their tokens.
-        health.readiness.mark_ready()
-        started(public.port, private.port)
-        await stop.wait()
-        health.readiness.mark_draining()
+    store = make_store(settings)
+    service.owns("store", store.close)
+    if tokens is not None:
+        service.owns("tokens", tokens.aclose)
+    service.backend("store", partial(check_store, store), away=STORE_AWAY)
+    discovery = DiscoveryApp(settings, service.metrics, store, service.access)
+    compose(service, discovery)
+    await service.run(started)
+
+
+def compose(
+    service: Service[AccessControl], app: DiscoveryApp, port: int | None = None, *, setting: str = "PORT"
+) -> None:
+    """Make the discovery a part of the service, on its port or another one that the `setting` names."""
+    service.component("discovery", app)
+    service.section("discovery", app.status, app.script.routes)
+    service.http(app.app, port, setting=setting)

@@ -1,6 +1,6 @@
 """The object graph of a modelstore, built in one place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -12,20 +12,14 @@ from fedcombiner.modelstorage.limits import TransferLimits, TransferMeter
 from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, check_store
 from fedcombiner.modelstorage.stores import make_store
-from fedcombiner.servicekit.health import Health
-from fedcombiner.servicekit.http import HttpServer, operations_app
-from fedcombiner.servicekit.lifecycle import Lifecycle, Stop, Supervisor
-from fedcombiner.servicekit.metrics import LoopLag, Metrics
-from fedcombiner.servicekit.probe import keep_probing
-from fedcombiner.servicekit.rpc import RpcServer, add_reflection, bind, build_server
-from fedcombiner.servicekit.tls import load_identity
+from fedcombiner.servicekit.lifecycle import Stop
+from fedcombiner.servicekit.metrics import Metrics
+from fedcombiner.servicekit.service import Service, Started
 from fedcombiner.version import __version__
-from fedcombiner.wire.registry import add_services, service_names
+from fedcombiner.wire.registry import Services, service_names
 from modelstore.settings import ModelstoreSettings
 
 WAYS: Final = ("in", "out")
-
-Started = Callable[[int, int], None]
 
 
 def build_servicer(settings: ModelstoreSettings, store: ModelStore, metrics: Metrics) -> ModelServiceServicer:
@@ -76,46 +70,22 @@ async def serve(
     Raises:
         StartupError: a port is taken, a setting cannot be, or everybody could call everything.
     """
-    metrics = Metrics()
-    identity = load_identity(settings.tls_cert_file, settings.tls_key_file, metrics)
-    health = Health(metrics)
-    supervisor = Supervisor(stop)
-    backend = health.backends.register("store")
     tokens = reader_of(settings)
-    access = AccessControl(decide(settings, settings.listening), metrics, health, tokens)
-    store = wrap(make_store(settings))
-    servicers: Mapping[str, object] = {"ModelService": build_servicer(settings, store, metrics)}
-    # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
-    server = build_server(
-        metrics.rpc, unavailable_on_bug=service_names(servicers), interceptors=access.interceptors
+    policy = decide(settings, settings.listening)
+    service = Service(
+        "modelstore",
+        __version__,
+        settings,
+        stop,
+        lambda metrics, health: AccessControl(policy, metrics, health, tokens),
     )
-    add_services(server, servicers)
-    health.add_to(server)
-    add_reflection(server, service_names(servicers))
-    operations = operations_app(service="modelstore", version=__version__, metrics=metrics, health=health)
-    private = access.protect(operations, "operations")
-    http = HttpServer(private, settings.metrics_host, settings.metrics_port, setting="METRICS_PORT")
-    async with Lifecycle(stop) as lifecycle:
-        port = bind(server, settings.host, settings.port, identity=identity)
-        await lifecycle.start("health", health)
-        await lifecycle.start("loop lag", LoopLag(metrics))
-        await lifecycle.start("operations", http)
-        lifecycle.on_stop("store", store.close)
-        if tokens is not None:
-            lifecycle.on_stop("tokens", tokens.aclose)
-        await lifecycle.start("background tasks", supervisor)
-        access.start(supervisor)
-        supervisor.spawn(
-            "probe the store", keep_probing(backend, partial(check_store, store), away=STORE_AWAY)
-        )
-        supervisor.spawn("ready", health.ready_on_first_contact())
-        rpc = RpcServer(server, grace=settings.drain_seconds)
-        await lifecycle.start("rpc", rpc, stop_seconds=settings.drain_seconds + 5)
-        lifecycle.on_stop("readiness", partial(_drain, health))
-        started(port, http.port)
-        await stop.wait()
-
-
-async def _drain(health: Health) -> None:
-    """First of all: whoever looks at readiness sends new calls elsewhere while those under way end."""
-    health.readiness.mark_draining()
+    store = wrap(make_store(settings))
+    service.owns("store", store.close)
+    if tokens is not None:
+        service.owns("tokens", tokens.aclose)
+    service.backend("store", partial(check_store, store), away=STORE_AWAY)
+    servicers = {"ModelService": build_servicer(settings, store, service.metrics)}
+    names = service_names(servicers)
+    # FEDn's clients cannot live with INTERNAL: a bug is UNAVAILABLE to them.
+    service.rpc(Services(servicers), names=names, unavailable_on_bug=names)
+    await service.run(started)

@@ -92,9 +92,7 @@ class CombinerServicer:
             log.warning("stream refused: no usable client name", era=era.name)
             await asyncio.sleep(REFUSAL_HOLD_S)
             raise Unavailable(f"sender.name: {NAME_ALLOWED} are needed")
-        if self._hub.draining:
-            # Until our port closes its peers would come back at once, over and over.
-            await asyncio.sleep(REFUSAL_HOLD_S)
+        await self._hub.hold(REFUSAL_HOLD_S)
         async with self._hub.open(name, view, era.name, other_name(request.sender)) as stream:
             async for task in stream.tasks():
                 log.debug("task sent", client=name, job_id=task.job_id, kind=task.kind)
