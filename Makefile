@@ -18,7 +18,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak mutations interop bench images up demo-up down token logs e2e e2e-k8s clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak siege siege-short mutations interop bench images up demo-up down token logs e2e e2e-k8s clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -90,6 +90,13 @@ interop: $(STAMP) ## FEDn's own clients, five releases from PyPI, on the stack (
 soak: MINUTES = 60
 soak: $(STAMP) ## random faults for a long time (MINUTES=60 SEED=1)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
+
+siege: MINUTES = 10
+siege: $(STAMP) ## two attackers against the stack, twice (MINUTES=10 each): docs/siege.md
+	$(BIN)/python -m tests.siege.run --minutes $(MINUTES) --write docs/siege.md
+
+siege-short: $(STAMP) ## each attack once: all rounds end, and no process dies (3 min)
+	$(BIN)/python -m tests.siege.run --short
 
 mutations: $(STAMP) ## do the fault tests notice? three mutations that must make them red
 	$(BIN)/python -m tests.faults.mutations

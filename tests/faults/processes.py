@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Program:
         self.log = directory / f"{name}.log"
         self._ready_at = ready_at
         self.env = {**os.environ, **(env or {})}  # of its next start
+        self.on_start: Callable[[int], object] = lambda pid: None  # called when the process has just begun
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -68,6 +69,7 @@ class Program:
                 stderr=output,
                 start_new_session=True,
             )
+        self.on_start(self._process.pid)
 
     async def ready(self) -> None:
         """Wait until it serves. Raises AssertionError if it ends before, or does not."""

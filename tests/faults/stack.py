@@ -177,9 +177,12 @@ class Stack:
         host, _, port = self._redis.rpartition(":")
         directory = self.directory / "redis"
         directory.mkdir(exist_ok=True)
-        options = DURABILITY | {"bind": host, "port": port, "dir": str(directory)}
+        options = {**self._redis_options(), "bind": host, "port": port, "dir": str(directory)}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         return RedisProgram("redis", [str(get_binary_path()), *words], self.directory, self._redis)
+
+    def _redis_options(self) -> Mapping[str, str]:
+        return DURABILITY
 
     def _minio_program(self) -> Program:
         binary = minio_binary()
