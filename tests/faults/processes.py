@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -16,12 +17,18 @@ import httpx
 from fedcombiner.standalone import die_with_parent
 
 READY_S = 60.0
+PORTS = range(10_000, 32_000)
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """One that nobody listens on, below the ports that the kernel gives to outgoing connections: such a
+    connection could take it before the program starts that is to listen there.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+    raise AssertionError(f"no port of {PORTS} is free")
 
 
 class Program:
