@@ -65,9 +65,10 @@ async def test_a_dropped_answer_to_a_task_is_listed_in_its_job(server: Server, f
         server.start()
 
         async def listed() -> bool:
-            return list((await combiner.operator.get_job(job_id)).unrecorded) == [client.name]
+            job = await combiner.operator.get_job(job_id)
+            return list(job.unrecorded) == [client.name] and len(combiner.app.inbox) == 0
 
-        await eventually(listed, "the dropped update to be listed")
+        await eventually(listed, "the dropped update to be listed, and the others to be recorded")
         # Sent again, as newer clients do, it counts and is no longer listed.
         await client.send(message)
         await other.train(tasks[1], 1)

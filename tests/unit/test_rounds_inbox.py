@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from combiner.asked import AskedClients
 from combiner.domain.types import Reason
 from combiner.domain.updates import TaskRef, UpdateMeta
 from combiner.inbox import ANSWER_CHARS, AnswerMessage, Inbox, UpdateMessage
-from combiner.ports import Received, StateUnavailable, Verdict
+from combiner.ports import Event, Received, StateUnavailable, Verdict
 from combiner.replay import CONCURRENCY, OVERHEAD, Bounds
+from combiner.rounds.feed import Feed
 
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
 
@@ -91,9 +93,16 @@ async def inbox(back: Back) -> AsyncIterator[Inbox]:
     await made.close()
 
 
-def an_inbox(back: Back, hold: float = HOLD, **bounds: Bounds) -> Inbox:
+class Everybody(Container[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def an_inbox(
+    back: Back, hold: float = HOLD, *, asked: Container[str] = Everybody(), **bounds: Bounds
+) -> Inbox:
     shared: Any = back
-    return Inbox(shared, shared, shared, update_hold_s=hold, answer_hold_s=hold, **bounds)
+    return Inbox(shared, shared, shared, asked, update_hold_s=hold, answer_hold_s=hold, **bounds)
 
 
 def few(entries: int, *, size: int = 1 << 30, of_client: int = 8) -> Bounds:
@@ -225,6 +234,33 @@ async def test_who_came_first_is_not_pushed_out_by_many_new_names(back: Back) ->
         f"honest{n}" for n in range(5)
     ]
     await inbox.close()
+
+
+async def test_strangers_take_no_room_of_clients_that_were_asked(back: Back) -> None:
+    inbox = an_inbox(back, asked={"late"}, updates=few(10), answers=few(10))
+    back.away = True
+    for number in range(100):
+        await inbox.update(update(f"made-up{number}"))
+        await inbox.answer(answer(f"made-up{number}"))
+    dropped = inbox.given_up
+    await inbox.update(update("late"))
+    await inbox.answer(answer("late"))
+    assert (len(inbox), inbox.given_up) == (12, dropped)
+    back.away = False
+    await inbox.settle(DEADLINE)
+    assert {name for name, fields in back.steps if fields["client"] == "late"} == {"refuse", "answer"}
+    await inbox.close()
+
+
+def test_who_was_asked_is_what_the_log_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("combiner.asked.LIMIT", 3)
+    log: Any = None
+    feed = Feed(log)
+    asked = AskedClients(feed)
+    feed.dispatch(Event(seq="1-1", what="tasks", clients=("a", "b", "c")))
+    feed.dispatch(Event(seq="1-2", what="client", clients=("e",)))
+    feed.dispatch(Event(seq="1-3", what="tasks", clients=("a", "d")))
+    assert [name for name in "abcde" if name in asked] == ["a", "c", "d"]
 
 
 async def test_answers_do_not_push_out_updates(back: Back) -> None:

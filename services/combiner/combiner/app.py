@@ -15,6 +15,7 @@ from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
 from combiner.announce import Announcer, Load
 from combiner.announced_tls import announced_identity
+from combiner.asked import AskedClients
 from combiner.beats import Beats
 from combiner.capabilities import EraCapabilities
 from combiner.catalog import Catalog
@@ -119,6 +120,7 @@ class CombinerApp:
             shared,
             store,
             meter,
+            AskedClients(self.feed),
             update_hold_s=settings.update_hold_seconds,
             answer_hold_s=settings.answer_hold_seconds,
         )

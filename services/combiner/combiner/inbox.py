@@ -5,16 +5,17 @@ The caller is answered when the journal has it, or after `hold_s`; from then on 
 Redis and the store are back. Recorded in time it counts like any other. If it is recorded too late, or was
 dropped because too many waited, its job lists the client as unrecorded.
 
-Updates and other answers wait in queues of their own, each bounded in all and for each client (`ReplayQueue`
-says which are dropped). What is to be listed as unrecorded waits in a third one.
+Updates and other answers wait in queues of their own, and so do those of clients that had a task lately and
+those of everybody else: anybody can make up names, but not tasks. Each queue is bounded in all and for each
+client (`ReplayQueue` says which are dropped). What is to be listed as unrecorded waits likewise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -39,6 +40,9 @@ OF_CLIENT: Final = 8  # a client trains for few jobs at once, and answers each o
 UPDATES: Final = Bounds(entries=10_000, size=32 << 20, of_client=OF_CLIENT)
 ANSWERS: Final = Bounds(entries=10_000, size=64 << 20, of_client=OF_CLIENT)
 UNRECORDED: Final = Bounds(entries=10_000, size=32 << 20, of_client=OF_CLIENT)
+
+Queues = tuple[ReplayQueue, ReplayQueue]
+"""Of strangers, and of clients that had a task lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Inbox:
         shared: Shared,
         store: ModelStore,
         meter: Meter,
+        asked: Container[str],
         *,
         updates: Bounds = UPDATES,
         answers: Bounds = ANSWERS,
@@ -93,19 +98,20 @@ class Inbox:
         self._meter = meter
         self._update_hold_s = update_hold_s
         self._answer_hold_s = answer_hold_s
-        self._updates = ReplayQueue("record update", updates)
-        self._answers = ReplayQueue("record answer", answers)
-        self._unrecorded = ReplayQueue("list as unrecorded", unrecorded)
+        self._asked = asked
+        self._updates = _of_strangers_and_asked("record update", updates)
+        self._answers = _of_strangers_and_asked("record answer", answers)
+        self._unrecorded = _of_strangers_and_asked("list as unrecorded", unrecorded)
         self._missing: set[tuple[str, str, str]] = set()  # whose listing is queued: client, task and job
 
     def __len__(self) -> int:
         """Answers that are not recorded yet."""
-        return len(self._updates) + len(self._answers)
+        return sum(map(len, (*self._updates, *self._answers)))
 
     @property
     def given_up(self) -> int:
         """Answers that were dropped because too many waited."""
-        return self._updates.dropped + self._answers.dropped
+        return sum(queue.dropped for queue in (*self._updates, *self._answers))
 
     async def update(self, message: UpdateMessage) -> None:
         """Returns when the update is recorded, or after `update_hold_s`.
@@ -179,8 +185,8 @@ class Inbox:
         except ObjectDamaged:
             return None
 
-    async def _deliver(self, queue: ReplayQueue, answer: _Answer, hold_s: float) -> None:
-        done = queue.put(
+    async def _deliver(self, queues: Queues, answer: _Answer, hold_s: float) -> None:
+        done = queues[answer.client in self._asked].put(
             answer.client,
             answer.size,
             lambda: self._record(answer),
@@ -214,17 +220,24 @@ class Inbox:
 
         self._missing.add(missing)
         size = sum(map(sys.getsizeof, missing))
-        self._unrecorded.put(client, size, listed, dropped=lambda: self._missing.discard(missing))
+        queue = self._unrecorded[client in self._asked]
+        queue.put(client, size, listed, dropped=lambda: self._missing.discard(missing))
 
     async def settle(self, timeout: float) -> None:
         """Wait for what is on its way, at most `timeout` seconds."""
         async with asyncio.TaskGroup() as group:
-            for queue in (self._updates, self._answers, self._unrecorded):
+            for queue in (*self._updates, *self._answers, *self._unrecorded):
                 group.create_task(queue.settle(timeout))
 
     async def close(self) -> None:
         """Give up what is still on its way: it is lost with the process."""
-        lost = await self._updates.close() + await self._answers.close()
-        await self._unrecorded.close()
+        lost = sum([await queue.close() for queue in (*self._updates, *self._answers)])
+        for queue in self._unrecorded:
+            await queue.close()
         if lost:
             log.error("answers are lost that could not be recorded in time", answers=lost)
+
+
+def _of_strangers_and_asked(name: str, bounds: Bounds) -> Queues:
+    half = replace(bounds, entries=(bounds.entries + 1) // 2, size=bounds.size // 2)
+    return ReplayQueue(name, half), ReplayQueue(name, bounds)
