@@ -228,6 +228,24 @@ async def test_the_blob_of_a_model_stays_while_the_model_is_in_use(combiner: Rep
     assert await objects(combiner, "models") == {seed, f"{seed}.float32"}
 
 
+async def test_the_blob_of_a_model_stays_for_a_client_that_is_asked_again_after_days(
+    combiner: Replica,
+) -> None:
+    """The task of a running job is delivered again, whatever is the newest model by then."""
+    seed = await put_seed(combiner)
+    android = combiner.client("android")
+    stream = android.open()
+    job_id = await combiner.operator.start_job(training(seed))
+    await stream.next()
+    await stream.cancel()
+    await put_seed(combiner)
+    age(combiner, await put_object(combiner, "models", f"{seed}.float32"), 30)
+    assert await combiner.operator.collect_garbage(dry_run=False) == []
+    assert (await android.open().next()).model_id == seed
+    await combiner.operator.cancel_job(job_id)
+    assert named(await combiner.operator.collect_garbage(dry_run=False)) == {("model", f"{seed}.float32")}
+
+
 async def test_the_blob_of_a_model_is_pruned_with_it(combiner: Replica) -> None:
     for model_id in ("m1", "m2"):
         await put_made_model(combiner, model_id)
