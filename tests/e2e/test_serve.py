@@ -37,9 +37,11 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def serving(data: Path, port: int = 0) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def serving(
+    data: Path, port: int = 0, *, command: tuple[str, ...] = COMMAND
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     process = await asyncio.create_subprocess_exec(
-        *COMMAND,
+        *command,
         *("serve", "--port", str(port), "--discovery-port", "0", "--metrics-port", "0", "--data", str(data)),
         stderr=asyncio.subprocess.PIPE,
     )

@@ -17,6 +17,7 @@ import pytest
 from combiner.aggregation.expansion import Expansions
 from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Lease, LeaseLost
+from combiner.rounds.capacity import Capacity
 from combiner.rounds.folding import Folder, RoundFailed, Workshop
 from combiner.specs import Specs
 
@@ -302,6 +303,31 @@ async def test_an_update_that_is_gone_when_sums_are_made_again_fails_the_round(
     (back._root / "u-b").unlink()
     with pytest.raises(RoundFailed, match="accepted update u-b of b cannot be read again"):
         await folder.settle([replace(record, state=ClientState.ACCEPTED) for record in records])
+
+
+async def test_a_model_that_never_fits_into_memory_fails_the_round(back: Back, tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path, capacity=Capacity(limit=90_000_000, idle=80_000_000, scratch=tmp_path))
+    with pytest.raises(RoundFailed, match=r"parent: a round takes 17 MB of memory .* has 10 MB for it"):
+        await a_folder(back, workshop)
+    workshop.close()
+
+
+async def test_a_round_waits_for_the_memory_of_another(back: Back, tmp_path: Path) -> None:
+    capacity = Capacity(limit=30_000_000, idle=0, scratch=tmp_path)
+    workshop = Workshop(tmp_path, capacity=capacity)
+    first = await a_folder(back, workshop)
+    second = asyncio.create_task(a_folder(back, workshop))
+    third = asyncio.create_task(a_folder(back, workshop))
+    done, _ = await asyncio.wait({second, third}, timeout=0.05)
+    assert not done
+    second.cancel()
+    first.close()
+    folder = await asyncio.wait_for(third, 20)
+    folder.close()
+    (await a_folder(back, workshop)).close()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    workshop.close()
 
 
 async def test_a_cancelled_caller_waits_for_its_thread(tmp_path: Path) -> None:

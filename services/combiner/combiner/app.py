@@ -126,8 +126,8 @@ class CombinerApp:
         )
         self.tuning = Tuning(shared.settings, settings.max_clients)
         specs = Specs(store)
-        self.catalog = Catalog(shared.models, store, specs, settings.max_model_bytes)
         self._workshop = Workshop(self._scratch.directory, settings.fold_slots)
+        self.catalog = Catalog(shared.models, store, specs, settings.max_model_bytes, self._workshop.capacity)
         clock = SharedClock(shared.log)
         tools = Tools(
             shared,

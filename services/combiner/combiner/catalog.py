@@ -6,10 +6,19 @@ import structlog
 
 from combiner.domain.types import Model
 from combiner.ports import Conflict, Models
+from combiner.rounds.capacity import Capacity
 from combiner.specs import Specs
 from fedcombiner.modelstorage.formats import FormatError
-from fedcombiner.modelstorage.store import ModelStore, ObjectInfo, ObjectKey, parse_id
-from fedcombiner.servicekit.errors import Aborted, InvalidArgument, NotFound
+from fedcombiner.modelstorage.store import (
+    STORE_AWAY,
+    ModelStore,
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectKey,
+    ObjectNotFound,
+    parse_id,
+)
+from fedcombiner.servicekit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from fedcombiner.wire.eras import BLOB_SUFFIX
 
 log = structlog.get_logger()
@@ -20,11 +29,28 @@ FOUND = "found in the store; where it comes from was lost with Redis"
 class Catalog:
     """`max_bytes`: of the arrays of a model, in memory. An archive of a thousandth of that can hold them."""
 
-    def __init__(self, models: Models, store: ModelStore, specs: Specs, max_bytes: int) -> None:
+    def __init__(
+        self, models: Models, store: ModelStore, specs: Specs, max_bytes: int, capacity: Capacity
+    ) -> None:
         self._models = models
         self._store = store
         self._specs = specs
         self._max_bytes = max_bytes
+        self._capacity = capacity
+
+    async def check_room(self, model_id: str) -> None:
+        """See that a round on a model fits into the memory and scratch of a combiner.
+
+        Raises FailedPrecondition naming what it takes and what there is. What cannot be looked at now is left
+        to the owner of the round.
+        """
+        try:
+            info = await self._store.head(ObjectKey("models", model_id))
+            spec = await self._specs.of(info) if info else None
+        except (*STORE_AWAY, ObjectDamaged, ObjectNotFound, FormatError):
+            return
+        if spec and (lack := self._capacity.lacks_memory(spec) or self._capacity.lacks_scratch(spec)):
+            raise FailedPrecondition(f"model_id: {model_id}: {lack}")
 
     async def adopt(self, model_id: str, *, field: str = "model_id", name: str = "") -> Model:
         """The model of that id; a completed upload of that id becomes a model first, copied out of the

@@ -21,6 +21,7 @@ import structlog
 from combiner.aggregation import AGGREGATORS, Aggregator
 from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Jobs, Lease
+from combiner.rounds.capacity import Capacity, Room, round_bytes
 from combiner.rounds.meter import Meter
 from combiner.rounds.waiting import steady
 from combiner.specs import Specs
@@ -68,14 +69,17 @@ async def patient(step: Callable[[], Awaitable[T]]) -> T:
 
 
 class Workshop:
-    """The threads in which updates are checked and folded, shared by all rounds of a process.
+    """The threads in which updates are checked and folded, and the memory for sums, shared by all rounds of a
+    process.
 
     At most `slots` updates are under way at once; the others wait in the store, which bounds scratch space
-    and memory.
+    and memory. `capacity`: measured now if it is not given.
     """
 
-    def __init__(self, scratch: Path, slots: int = 2) -> None:
+    def __init__(self, scratch: Path, slots: int = 2, capacity: Capacity | None = None) -> None:
         self.scratch = scratch
+        self.capacity = capacity or Capacity.measured(scratch)
+        self.room = Room(self.capacity.memory)
         self.slots = asyncio.Semaphore(slots)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="fold")
 
@@ -135,7 +139,8 @@ class Folder:
     ) -> Folder:
         """Reads the parent's names, shapes and types.
 
-        RoundFailed if there is no such model, or it is damaged or cannot be averaged.
+        Waits while other rounds leave too little memory. RoundFailed if there is no such model, if it is
+        damaged or cannot be averaged, or never fits into memory.
         """
 
         async def spec() -> ModelSpec:
@@ -152,16 +157,18 @@ class Folder:
             raise RoundFailed(f"model_id: {error.message}") from error
         except FormatError as error:
             raise RoundFailed(f"model_id: {parent.id} cannot be averaged: {error}") from error
-        return cls(
-            lease,
-            jobs,
-            store,
-            workshop,
-            AGGREGATORS[aggregator](parent_spec, workshop.scratch),
-            parent_spec,
-            specs,
-            meter,
-        )
+        if lack := workshop.capacity.lacks_memory(parent_spec):
+            raise RoundFailed(f"model_id: {parent.id}: {lack}")
+        size = round_bytes(parent_spec)
+        if not workshop.room.has(size):
+            log.info("waiting for the memory of other rounds", size=size)
+        await workshop.room.take(size)
+        try:
+            made = AGGREGATORS[aggregator](parent_spec, workshop.scratch)
+        except BaseException:
+            workshop.room.give_back(size)
+            raise
+        return cls(lease, jobs, store, workshop, made, parent_spec, specs, meter)
 
     @property
     def updates(self) -> int:
@@ -284,3 +291,4 @@ class Folder:
 
     def close(self) -> None:
         self._aggregator.close()
+        self._workshop.room.give_back(round_bytes(self.parent))

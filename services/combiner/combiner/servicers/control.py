@@ -11,7 +11,7 @@ import structlog
 
 from combiner.catalog import Catalog
 from combiner.domain.config import ConfigError, RoundConfig
-from combiner.domain.types import ClientState, Job, NewJob, State
+from combiner.domain.types import ClientState, Job, Kind, NewJob, State
 from combiner.ports import QueueFull, Shared, StateUnavailable, View
 from combiner.servicers.common import Context, model_removed, parameters, redis_away
 from combiner.tuning import Tuning
@@ -35,13 +35,17 @@ class ControlServicer:
         self._tuning = tuning
 
     async def Start(self, control: fedn_pb2.ControlRequest, context: Context) -> fedn_pb2.ControlResponse:
-        """Queue a job. A config that cannot run is refused here, naming the key."""
+        """Queue a job. A config that cannot run is refused here, naming the key, and so is a model that needs
+        more memory or scratch than a combiner has.
+        """
         try:
             config = RoundConfig.parse(parameters(control))
         except ConfigError as error:
             raise config_error(error) from error
         try:
             await self._catalog.adopt(config.model_id)
+            if config.task is Kind.TRAINING:
+                await self._catalog.check_room(config.model_id)
             job_id = str(uuid.uuid4())
             await self._shared.jobs.submit(
                 NewJob(

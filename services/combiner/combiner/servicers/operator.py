@@ -146,6 +146,7 @@ class SessionsServicer:
             config = SessionConfig.parse(request.config)
             model_id = request.model_id or await self._newest_model()
             await self._catalog.adopt(model_id)
+            await self._catalog.check_room(model_id)
             session = Session(
                 session_id=session_id,
                 state=State.QUEUED,
