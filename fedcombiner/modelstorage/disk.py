@@ -29,6 +29,7 @@ from fedcombiner.modelstorage.diskfiles import (
 )
 from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.readahead import read_ahead
+from fedcombiner.modelstorage.room import Room
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import (
     KINDS,
@@ -53,11 +54,12 @@ class DiskStore:
     """`ModelStore` in the directory `root`, which is made if it is missing.
 
     Several stores, in one process or many, may use one root. It must be one file system, with flock across
-    all of those processes.
+    all of those processes. While less than `reserve` bytes of it are free, nothing is taken.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve: int = 0) -> None:
         self._root = root
+        self._room = Room(reserve)
         self._scratch = ScratchArea(root / "tmp")
         self._workers = Workers(_THREADS, "disk-store")
 
@@ -77,7 +79,7 @@ class DiskStore:
 
     @asynccontextmanager
     async def writer(self, key: ObjectKey, *, max_bytes: int) -> AsyncIterator[DiskWriter]:
-        part = Part(self._scratch.path())
+        part = Part(self._scratch.path(), self._room)
         writer = DiskWriter(part, key, self._directory(key), max_bytes, self._workers)
         try:
             yield writer
@@ -110,7 +112,8 @@ class DiskStore:
                 yield info
 
     async def ping(self) -> None:
-        await self._workers.run(self._scratch.touch)
+        await self._workers.run(self._scratch.probe)
+        await self._workers.run(partial(self._room.check, self._scratch.directory))
 
     def _directory(self, key: ObjectKey) -> Path:
         if not self._scratch.is_open:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
+from fedcombiner.modelstorage.room import Room
 from fedcombiner.modelstorage.store import (
     ObjectDamaged,
     ObjectInfo,
@@ -37,8 +38,9 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)
 class Part:
     """An object in the making, in a directory of its own. Nothing is opened before the first `append`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, room: Room) -> None:
         self._directory = directory
+        self._room = room
         self._descriptor = -1
         self._hash = hashlib.sha256()
         self._size = 0
@@ -49,6 +51,8 @@ class Part:
         return self._descriptor >= 0
 
     def append(self, batch: Sequence[memoryview]) -> None:
+        """Raises StoreFull if the disk has no room for it."""
+        self._room.check(self._directory.parent, sum(map(len, batch)))
         if not self.is_open:
             self._directory.mkdir()
             self._descriptor = os.open(self._directory / DATA, _NEW_FILE, 0o644)

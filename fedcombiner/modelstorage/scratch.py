@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LOCK = "lock"
+_BLOCK = 4096
 
 
 class ScratchArea:
@@ -58,9 +59,16 @@ class ScratchArea:
         """A path in the area that nothing else uses."""
         return self._own / uuid.uuid4().hex
 
-    def touch(self) -> None:
-        """Prove that the area can be written."""
-        os.utime(self._own / _LOCK)
+    def probe(self) -> None:
+        """Prove that the area can be written: a full disk would still let a file's times be changed."""
+        path = self.path()
+        try:
+            with path.open("wb") as file:
+                file.write(bytes(_BLOCK))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            path.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         for directory in self._root.iterdir():

@@ -13,6 +13,12 @@ class StoreSettings(ServiceSettings):
 
     store: Literal["disk", "minio"] = Field("disk", description="where models are: disk or minio")
     data: Path = Field(Path("data/models"), description="directory of the disk store")
+    disk_reserve_bytes: int = Field(
+        64 << 20,
+        ge=0,
+        le=1 << 50,
+        description="bytes of its disk that the disk store leaves free, for a Redis on it; 0 or more",
+    )
     scratch: Path = Field(
         Path("data/scratch"), description="directory for files of this process only; emptied at start"
     )

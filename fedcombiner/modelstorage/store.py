@@ -109,6 +109,8 @@ class ObjectDamaged(Unavailable):
 class StoreFull(Unavailable):
     """No space or quota is left. UNAVAILABLE on the wire: RESOURCE_EXHAUSTED would end FEDn's clients."""
 
+    answered = True
+
 
 class ObjectWriter(Protocol):
     """One object in the making. One call at a time."""
@@ -186,7 +188,7 @@ class ModelStore(Protocol):
         """
 
     async def ping(self) -> None:
-        """Return if objects can be written and read, else raise `StoreUnavailable`."""
+        """Return if objects can be written and read, else raise `StoreUnavailable` or `StoreFull`."""
 
 
 def check_size(info: ObjectInfo | None, key: ObjectKey, max_bytes: int | None) -> None:

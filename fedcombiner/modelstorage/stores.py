@@ -19,7 +19,7 @@ def make_store(settings: StoreSettings) -> ModelStore:
 
 
 def _disk(settings: StoreSettings) -> ModelStore:
-    return DiskStore(settings.data)
+    return DiskStore(settings.data, reserve=settings.disk_reserve_bytes)
 
 
 def _minio(settings: StoreSettings) -> ModelStore:

@@ -112,6 +112,8 @@ class Unavailable(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     retryable = True
+    # Whether a back end has answered, though it cannot do what it should.
+    answered: ClassVar[bool] = False
 
 
 class StartupError(Exception):

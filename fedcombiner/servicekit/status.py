@@ -13,7 +13,7 @@ from typing import Final, Literal
 import structlog
 from prometheus_client import Gauge
 
-from fedcombiner.servicekit.errors import printable
+from fedcombiner.servicekit.errors import Unavailable, printable
 from fedcombiner.servicekit.settings import without_credentials
 
 log = structlog.get_logger(__name__)
@@ -95,6 +95,9 @@ class BackendStatus:
         log.info("back end is up", backend=self.name, away_seconds=away)
 
     def mark_down(self, error: BaseException | str) -> None:
+        """A full back end has answered: what it holds can be read, and removed."""
+        if isinstance(error, Unavailable) and error.answered:
+            self.contacted.set()
         self.last_error = printable(without_credentials(str(error) or type(error).__name__))
         if self.up is False:
             return

@@ -5,6 +5,7 @@ directory has none), is started again when it dies, and ends with its parent, ho
 """
 
 import asyncio
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -32,6 +33,9 @@ STOP_SECONDS: Final = 10.0
 STEADY_SECONDS: Final = 10.0
 READY_BACKOFF: Final = Backoff(initial=0.01, maximum=0.2)
 RESTART_BACKOFF: Final = Backoff(initial=0.05, maximum=5.0)
+
+_NO_SPACE: Final = os.strerror(errno.ENOSPC)
+_LOG_BYTES: Final = 16384
 
 # An acknowledged write must survive any kill, and nothing may be evicted: this is the truth about jobs.
 DURABILITY: Final = {
@@ -77,6 +81,7 @@ class RedisChild:
         self._tasks = Supervisor(stop or Stop())
         self._locks: list[int] = []
         self._process: asyncio.subprocess.Process | None = None
+        self._log_start = 0
         self._socket = socket_path(self._directory, runtime_dir)
 
     @property
@@ -121,6 +126,7 @@ class RedisChild:
     async def _launch(self, binary: Path) -> None:
         """Start a process and return when it answers. Raises StartupError when it ends before that."""
         with self._log_file.open("ab") as output:
+            self._log_start = output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())),
                 *(str(binary), *self._options()),
@@ -136,7 +142,7 @@ class RedisChild:
         try:
             await asyncio.wait({ended, answered}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
-                raise StartupError(f"the embedded Redis ended at once: {self._last_line()}")
+                raise StartupError(f"the embedded Redis ended at once: {self._last_words()}")
             answered.result()
         finally:
             ended.cancel()
@@ -168,7 +174,7 @@ class RedisChild:
             code = await self._process.wait()
             if loop.time() - begun > STEADY_SECONDS:
                 delays = RESTART_BACKOFF.delays()
-            log.error("the embedded Redis ended", code=code, last=self._last_line())
+            log.error("the embedded Redis ended", code=code, last=self._last_words())
             await asyncio.sleep(next(delays))
             begun = loop.time()
             try:
@@ -191,13 +197,14 @@ class RedisChild:
         while self._locks:
             os.close(self._locks.pop())
 
-    def _last_line(self) -> str:
+    def _last_words(self) -> str:
         with suppress(OSError):
             with self._log_file.open("rb") as output:
-                output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
+                output.seek(max(self._log_start, output.seek(0, os.SEEK_END) - _LOG_BYTES))
                 lines = output.read().decode(errors="replace").strip().splitlines()
             if lines:
-                return lines[-1]
+                # On a full disk, its last words are about what it does then, and not why.
+                return next((line for line in reversed(lines) if _NO_SPACE in line), lines[-1])
         return f"see {self._log_file}"
 
 
