@@ -118,6 +118,18 @@ async def test_nothing_new_begins_in_the_reserve(bench: Bench, state: RedisState
     await state.jobs.submit(new_job("j2"))
 
 
+async def test_silent_clients_go_in_the_reserve_and_not_before(bench: Bench) -> None:
+    state = bench.state(max_roster=40)
+    clients = [f"c{number:02}" for number in range(40)]
+    for client in clients:
+        await state.roster.opened(bench.stream(client))
+    bench.raw.zadd(bench.key("seen"), dict.fromkeys(clients[:35], bench.raw.time()[0] * 1000 - 60_000))
+    memory_at(bench, 0.85)
+    assert not (await state.upkeep.purge(100)).clients
+    memory_at(bench, 0.95)
+    assert (await state.upkeep.purge(100)).clients == clients[:30]
+
+
 async def test_a_training_record_weighs_no_less_than_it_takes(bench: Bench, state: RedisState) -> None:
     clients = [f"client-{number:04}" for number in range(300)]
     job_id = "3f1c7a52-9be0-4c55-8d2e-0a1b2c3d4e5f"

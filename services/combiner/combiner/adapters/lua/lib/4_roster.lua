@@ -15,10 +15,10 @@ local function has_stream(client)
   return false
 end
 
--- A quarter of it while retention of ended work is not enough to make room.
+-- A quarter of it in the reserve: what runs needs the memory more than clients that have fallen silent.
 local function roster_room()
   local room = math.min(limits.max_roster, math.floor(share(limits.roster_share) / limits.client_bytes))
-  return excess((limits.purge_at + limits.refuse_at) / 2) > 0 and math.ceil(room / 4) or room
+  return excess(limits.refuse_at) > 0 and math.ceil(room / 4) or room
 end
 
 local function is_silent(at)
