@@ -5,16 +5,16 @@ The caller is answered when the journal has it, or after `hold_s`; from then on 
 Redis and the store are back. Recorded in time it counts like any other. If it is recorded too late, or was
 dropped because too many waited, its job lists the client as unrecorded.
 
-Updates and other answers wait in queues of their own, and so do those of clients that had a task lately and
-those of everybody else: anybody can make up names, but not tasks. Each queue is bounded in all and for each
-client (`ReplayQueue` says which are dropped). What is to be listed as unrecorded waits likewise.
+Updates and other answers wait apart, and clients that had a task lately apart from everybody else: anybody
+can make up names, but not tasks. Each queue is bounded in all and for each client (`ReplayQueue` says what is
+dropped). What is to be listed as unrecorded waits likewise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -40,9 +40,6 @@ OF_CLIENT: Final = 8  # a client trains for few jobs at once, and answers each o
 UPDATES: Final = Bounds(entries=10_000, size=32 << 20, of_client=OF_CLIENT)
 ANSWERS: Final = Bounds(entries=10_000, size=64 << 20, of_client=OF_CLIENT)
 UNRECORDED: Final = Bounds(entries=10_000, size=32 << 20, of_client=OF_CLIENT)
-
-Queues = tuple[ReplayQueue, ReplayQueue]
-"""Of strangers, and of clients that had a task lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +76,22 @@ class _Answer:
     confirmed: bool = False
 
 
+class _Queues:
+    """One queue for clients that were asked, and one of half its size for everybody else."""
+
+    def __init__(self, name: str, bounds: Bounds, asked: Container[str]) -> None:
+        half = replace(bounds, entries=(bounds.entries + 1) // 2, size=bounds.size // 2)
+        self._is_asked = asked
+        self._of_asked = ReplayQueue(name, bounds)
+        self._of_others = ReplayQueue(name, half)
+
+    def __iter__(self) -> Iterator[ReplayQueue]:
+        return iter((self._of_asked, self._of_others))
+
+    def of(self, client: str) -> ReplayQueue:
+        return self._of_asked if client in self._is_asked else self._of_others
+
+
 class Inbox:
     def __init__(
         self,
@@ -98,10 +111,9 @@ class Inbox:
         self._meter = meter
         self._update_hold_s = update_hold_s
         self._answer_hold_s = answer_hold_s
-        self._asked = asked
-        self._updates = _of_strangers_and_asked("record update", updates)
-        self._answers = _of_strangers_and_asked("record answer", answers)
-        self._unrecorded = _of_strangers_and_asked("list as unrecorded", unrecorded)
+        self._updates = _Queues("record update", updates, asked)
+        self._answers = _Queues("record answer", answers, asked)
+        self._unrecorded = _Queues("list as unrecorded", unrecorded, asked)
         self._missing: set[tuple[str, str, str]] = set()  # whose listing is queued: client, task and job
 
     def __len__(self) -> int:
@@ -185,8 +197,8 @@ class Inbox:
         except ObjectDamaged:
             return None
 
-    async def _deliver(self, queues: Queues, answer: _Answer, hold_s: float) -> None:
-        done = queues[answer.client in self._asked].put(
+    async def _deliver(self, queues: _Queues, answer: _Answer, hold_s: float) -> None:
+        done = queues.of(answer.client).put(
             answer.client,
             answer.size,
             lambda: self._record(answer),
@@ -216,18 +228,19 @@ class Inbox:
 
         async def listed() -> None:
             await self._jobs.add_unrecorded(client=client, task_id=task_id, job_id=job_id)
-            self._missing.discard(missing)
 
         self._missing.add(missing)
         size = sum(map(sys.getsizeof, missing))
-        queue = self._unrecorded[client in self._asked]
-        queue.put(client, size, listed, dropped=lambda: self._missing.discard(missing))
+        done = self._unrecorded.of(client).put(client, size, listed, dropped=lambda: None)
+        done.add_done_callback(lambda _: self._missing.discard(missing))
 
     async def settle(self, timeout: float) -> None:
         """Wait for what is on its way, at most `timeout` seconds."""
-        async with asyncio.TaskGroup() as group:
-            for queue in (*self._updates, *self._answers, *self._unrecorded):
-                group.create_task(queue.settle(timeout))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        # The last ones hold what becomes of the others.
+        for queue in (*self._updates, *self._answers, *self._unrecorded):
+            await queue.settle(max(0.0, deadline - loop.time()))
 
     async def close(self) -> None:
         """Give up what is still on its way: it is lost with the process."""
@@ -236,8 +249,3 @@ class Inbox:
             await queue.close()
         if lost:
             log.error("answers are lost that could not be recorded in time", answers=lost)
-
-
-def _of_strangers_and_asked(name: str, bounds: Bounds) -> Queues:
-    half = replace(bounds, entries=(bounds.entries + 1) // 2, size=bounds.size // 2)
-    return ReplayQueue(name, half), ReplayQueue(name, bounds)
