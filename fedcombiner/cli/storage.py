@@ -137,7 +137,7 @@ def sweep(
     """
     with _explained():
         from fedcombiner.modelstorage.s3.bucket import S3Bucket
-        from fedcombiner.storagesetup.sweep import orphans
+        from fedcombiner.modelstorage.s3.leftovers import orphans
 
         root = _Server(url, bucket, region, ca_file, root_user, root_password).location()
         store = S3Bucket(root, patience=wait)

@@ -12,6 +12,7 @@ thread and one on its way there or from there; an event loop that is faster than
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import (
     KINDS,
     Kind,
+    Leftover,
     ObjectDamaged,
     ObjectInfo,
     ObjectKey,
@@ -110,6 +112,14 @@ class DiskStore:
             batch = names[start : start + _LIST_BATCH]
             for info in await self._workers.run(partial(self._infos, kind, batch)):
                 yield info
+
+    async def sweep(
+        self, kind: Kind, older_than: timedelta, *, dry_run: bool
+    ) -> AsyncGenerator[Leftover, None]:
+        """Nothing: what a dead process has left goes when the next one starts."""
+        nothing: Sequence[Leftover] = ()
+        for leftover in nothing:
+            yield leftover
 
     async def ping(self) -> None:
         await self._workers.run(self._scratch.probe)

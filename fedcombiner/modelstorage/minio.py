@@ -7,6 +7,7 @@ and a reader four chunks of 1 MiB.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from fedcombiner.modelstorage.s3.bucket import PAGE, S3Bucket, S3Location
 from fedcombiner.modelstorage.s3.draft import Draft, read_record
 from fedcombiner.modelstorage.s3.errors import StoreRefused
 from fedcombiner.modelstorage.s3.layout import Record, probe_name, record_key, records_prefix
+from fedcombiner.modelstorage.s3.leftovers import orphans
 from fedcombiner.modelstorage.s3.removal import Removals
 from fedcombiner.modelstorage.s3.source import LocalCopy, Source
 from fedcombiner.modelstorage.s3.writer import MinioWriter
@@ -25,6 +27,7 @@ from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import (
     STORE_AWAY,
     Kind,
+    Leftover,
     ObjectDamaged,
     ObjectInfo,
     ObjectKey,
@@ -156,6 +159,15 @@ class MinioStore:
         except ObjectDamaged as error:
             log.warning("object is not listed", reason=error.message)
             return None
+
+    async def sweep(
+        self, kind: Kind, older_than: timedelta, *, dry_run: bool
+    ) -> AsyncGenerator[Leftover, None]:
+        found = orphans(self._bucket, older_than, (kind,))
+        while entry := await self._calls.run(partial(next, found, None)):
+            if not dry_run:
+                await self._calls.run(partial(self._bucket.remove, entry.name))
+            yield Leftover(entry.name, entry.size)
 
     async def ping(self) -> None:
         """Writes and reads a small object, once, without patience."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
 
@@ -74,6 +74,14 @@ class ObjectInfo:
     size: int
     sha256: str
     modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Bytes of a writer that was killed, under a name of the store's own."""
+
+    name: str
+    size: int
 
 
 class ObjectNotFound(NotFound):
@@ -185,6 +193,12 @@ class ModelStore(Protocol):
     def list(self, kind: Kind, prefix: str = "") -> AsyncGenerator[ObjectInfo, None]:
         """The complete objects of a kind whose ids begin with `prefix`, sorted by id; without those whose
         record is damaged.
+        """
+
+    def sweep(self, kind: Kind, older_than: timedelta, *, dry_run: bool) -> AsyncGenerator[Leftover, None]:
+        """Remove what killed writers have left of objects of this kind, telling each; or only tell.
+
+        No writer may be at work on one object for as long as `older_than`, at least an hour.
         """
 
     async def ping(self) -> None:

@@ -14,8 +14,8 @@ from fedcombiner.cli.main import app
 from fedcombiner.modelstorage.minio import MinioStore
 from fedcombiner.modelstorage.s3.bucket import S3Bucket, S3Location, connect
 from fedcombiner.modelstorage.s3.errors import StoreRefused
+from fedcombiner.modelstorage.s3.leftovers import orphans
 from fedcombiner.modelstorage.store import ObjectKey
-from fedcombiner.storagesetup.sweep import orphans
 from tests.contract.s3_kit import ROOT_SECRET, ROOT_USER, Place, new_place
 from tests.contract.store_kit import KEY, get, ids, pattern, put
 
@@ -216,6 +216,7 @@ async def test_sweeping_removes_old_data_without_a_record(moto: str, tmp_path: P
     assert list(orphans(bucket, timedelta(hours=1))) == []
     with pytest.raises(ValueError, match="in the making"):
         list(orphans(bucket, timedelta(minutes=1)))
+    assert [entry.name for entry in orphans(bucket, timedelta(hours=1), ("models",))] == []
 
     age(place, "models/data/m1/other-attempt", "uploads/data/u9/lost", *kept)
     env = environment(place.location.url, place.location.bucket)
@@ -224,6 +225,27 @@ async def test_sweeping_removes_old_data_without_a_record(moto: str, tmp_path: P
     code, said = run({**env}, "sweep")
     assert (code, said.splitlines()[-1]) == (0, "2 orphans of 8 bytes removed")
     assert place.stored() == kept
+
+
+async def test_a_store_removes_what_killed_writers_of_a_kind_have_left(moto: str, tmp_path: Path) -> None:
+    place = new_place(moto)
+    models = place.store(tmp_path)
+    await models.start()
+    await put(models, MODEL, b"model")
+    kept = place.stored()
+    lost = ("models/data/m1/other-attempt", "models/data/m2/lost")
+    add(place, *lost, "uploads/data/u9/lost")
+
+    async def swept(*, dry_run: bool) -> list[str]:
+        found = models.sweep("models", timedelta(hours=1), dry_run=dry_run)
+        return [leftover.name async for leftover in found]
+
+    assert await swept(dry_run=False) == []
+    age(place, *lost, "uploads/data/u9/lost", *kept)
+    assert await swept(dry_run=True) == list(lost)
+    assert await swept(dry_run=False) == list(lost)
+    assert place.stored() == sorted([*kept, "uploads/data/u9/lost"])
+    await models.close()
 
 
 def add(place: Place, *names: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from fedcombiner.modelstorage.store import ObjectKey
+from fedcombiner.modelstorage.store import Leftover, ObjectKey
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2, upkeep_pb2
 from tests.contract.state_kit import Server
@@ -78,6 +80,22 @@ async def test_updates_stay_until_their_job_has_ended(combiner: Replica, wanted:
         await combiner.operator.cancel_job(job_id)
     gone = await combiner.operator.collect_garbage(dry_run=False)
     assert named(gone) == (set() if wanted else {("upload", update_id)})
+
+
+async def test_data_of_killed_writers_of_models_goes_when_it_is_a_week_old(
+    combiner: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, timedelta, bool]] = []
+
+    async def sweep(kind: str, older_than: timedelta, *, dry_run: bool) -> AsyncIterator[Leftover]:
+        asked.append((kind, older_than, dry_run))
+        yield Leftover("models/data/m1/token", 4)
+
+    monkeypatch.setattr(combiner.store, "sweep", sweep)
+    shown = await combiner.operator.collect_garbage(dry_run=True)
+    assert named(shown) == {("leftover", "models/data/m1/token")}
+    assert await combiner.operator.collect_garbage(dry_run=False) == shown
+    assert asked == [("models", timedelta(days=7), True), ("models", timedelta(days=7), False)]
 
 
 async def test_a_round_is_not_disturbed_by_house_keeping(combiner: Replica) -> None:

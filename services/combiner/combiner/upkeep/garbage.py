@@ -7,11 +7,11 @@ makes an object garbage is looked at in the same atomic step that keeps it from 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from combiner.domain.config import ConfigError, RoundConfig
-from combiner.domain.retention import ORPHAN_S, why_upload_goes
+from combiner.domain.retention import LEFTOVER_S, ORPHAN_S, why_upload_goes
 from combiner.ports import Expired, JobBrief, Shared
 from combiner.upkeep.removal import Kind, Removal
 from fedcombiner.modelstorage.store import Kind as ObjectKind
@@ -42,6 +42,9 @@ class Garbage:
         """
         async for removal in self._objects("models", self._orphans, dry_run):
             yield removal
+        # Of uploads, the bucket's rules remove it.
+        async for leftover in self._store.sweep("models", timedelta(seconds=LEFTOVER_S), dry_run=dry_run):
+            yield Removal(Kind.LEFTOVER, leftover.name, "its writer was killed", leftover.size)
         async for removal in self._objects("uploads", self._uploads, dry_run):
             yield removal
         async for removal in self._records(dry_run):

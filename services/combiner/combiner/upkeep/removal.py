@@ -9,6 +9,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     MODEL = "model"
     UPLOAD = "upload"
+    LEFTOVER = "leftover"
     JOB = "job"
     SESSION = "session"
     CLIENT = "client"

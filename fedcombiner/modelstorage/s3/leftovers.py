@@ -1,6 +1,6 @@
 """Finding data that no record names: what writers and deletions that were killed have left. Blocking."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -12,8 +12,8 @@ from fedcombiner.modelstorage.store import KINDS, Kind
 SHORTEST: Final = timedelta(hours=1)
 
 
-def orphans(bucket: S3Bucket, older_than: timedelta) -> Iterator[Listed]:
-    """Data without a record, of all kinds.
+def orphans(bucket: S3Bucket, older_than: timedelta, kinds: Sequence[Kind] = KINDS) -> Iterator[Listed]:
+    """Data without a record, of these kinds.
 
     Data is older than its record, so `older_than` must be longer than any writer is at work on one object; S3
     counts from when it began.
@@ -25,7 +25,7 @@ def orphans(bucket: S3Bucket, older_than: timedelta) -> Iterator[Listed]:
     if older_than < SHORTEST:
         raise ValueError(f"data younger than {SHORTEST} may still be in the making")
     before = datetime.now(UTC) - older_than
-    for kind in KINDS:
+    for kind in kinds:
         for entry in _data(bucket, kind):
             if entry.modified < before and _is_orphan(bucket, kind, entry.name):
                 yield entry
