@@ -1,4 +1,4 @@
-"""A queue that many owners fill, and that knows who holds the most."""
+"""A queue and a mapping that many owners fill, and in which none can push out another's."""
 
 from __future__ import annotations
 
@@ -88,3 +88,38 @@ class FairQueue(Generic[T]):
         if after := before + change:
             self._sizes[owner] = after
             self._classes.setdefault(after.bit_length(), OrderedDict())[owner] = None
+
+
+class FairDict(Generic[T]):
+    """At most `limit` values by their names, in the order in which they were put. Beyond that, the oldest of
+    the owner that holds the most is forgotten.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: FairQueue[tuple[str, T]] = FairQueue()
+        self._entries: dict[str, Entry[tuple[str, T]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> T:
+        return self._entries[name].item[1]
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        return (entry.item for entry in self._queue)
+
+    def put(self, name: str, value: T, owner: str) -> None:
+        self.discard(name)
+        self._entries[name] = self._queue.add(owner, (name, value))
+        if len(self) > self._limit:
+            oldest, _ = self._queue.oldest_of(self._queue.heaviest()).item
+            self.discard(oldest)
+
+    def discard(self, name: str) -> None:
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._queue.remove(entry)

@@ -145,9 +145,14 @@ async def test_what_a_client_cannot_import_is_learned(clock: Clock) -> None:
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(helpers_module, "MAX_REMEMBERED", 2)
+    """One sender makes the choice forget only what it asked itself."""
+    monkeypatch.setattr(helpers_module, "MAX_REMEMBERED", 3)
     choice = HelperChoice(HELPERS, Witness())
+    await choice.choose("honest", Generation.UNSURE, combiner("x"), "192.0.2.1")
     for name in ("a", "b", "c"):
-        await choice.choose(name, Generation.UNSURE, combiner("x"))
-    assert await choice.choose("a", Generation.UNSURE, combiner("x")) == "kerashelper", "forgotten"
-    assert await choice.choose("c", Generation.UNSURE, combiner("x")) == "numpyhelper"
+        await choice.choose(name, Generation.UNSURE, combiner("x"), "198.51.100.1")
+    again = {
+        name: await choice.choose(name, Generation.UNSURE, combiner("x"), sender)
+        for name, sender in (("honest", "192.0.2.1"), ("c", "198.51.100.1"), ("a", "198.51.100.1"))
+    }
+    assert again == {"honest": "numpyhelper", "c": "numpyhelper", "a": "kerashelper"}

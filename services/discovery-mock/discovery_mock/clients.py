@@ -66,15 +66,12 @@ class ClientDesk:
             sender.check_client(client.name)
         package = client.package or self._package
         missing = await self._missing(package)
-        combiner = (
-            None
-            if missing
-            else self._registry.choose(client.name, client.preferred_combiner, _sender(request))
-        )
+        asker = _sender(request)
+        combiner = None if missing else self._registry.choose(client.name, client.preferred_combiner, asker)
         if combiner is None:
             # FEDn says 400 to some of these, and its clients exit: a restart would lose them all.
             return TRY_LATER, not_yet(missing or self._why_none(client), package)
-        helper = await self._helpers.choose(client.name, client.generation, combiner)
+        helper = await self._helpers.choose(client.name, client.generation, combiner, asker)
         log.info(
             "client assigned",
             client=client.name,

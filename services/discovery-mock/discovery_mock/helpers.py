@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from discovery_mock.registry import Combiner
+from fedcombiner.servicekit.fairqueue import FairDict
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,9 @@ class Witness(Protocol):
 
 
 class HelperChoice:
-    """Remembers what the last 10,000 unsure clients were told, the oldest are forgotten first."""
+    """Remembers what the last 10,000 unsure clients were told. Beyond that, the oldest of the sender that
+    named the most is forgotten.
+    """
 
     def __init__(
         self, helpers: Helpers, witness: Witness, *, clock: Callable[[], float] = time.monotonic
@@ -59,20 +62,19 @@ class HelperChoice:
         self._helpers = helpers
         self._witness = witness
         self._clock = clock
-        self._told: dict[str, tuple[str, float]] = {}  # client -> helper and when
+        self._told: FairDict[tuple[str, float]] = FairDict(MAX_REMEMBERED)  # client -> helper and when
 
-    async def choose(self, client: str, generation: Generation, combiner: Combiner) -> str:
-        """The helper for a client that is sent to `combiner` now."""
+    async def choose(self, client: str, generation: Generation, combiner: Combiner, sender: str = "") -> str:
+        """The helper for a client that is sent to `combiner` now. `sender`: who asks, as far as it cannot be
+        made up.
+        """
         helpers = self._helpers
         if client in helpers.by_name:
             return helpers.by_name[client]
         if generation is not Generation.UNSURE:
             return helpers.new if generation is Generation.NEW else helpers.old
         helper = await self._learned(client, combiner)
-        self._told.pop(client, None)
-        self._told[client] = (helper, self._clock())
-        if len(self._told) > MAX_REMEMBERED:
-            del self._told[next(iter(self._told))]
+        self._told.put(client, (helper, self._clock()), sender)
         return helper
 
     async def _learned(self, client: str, combiner: Combiner) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedcombiner.servicekit.fairqueue import Entry, FairQueue
+from fedcombiner.servicekit.fairqueue import FairDict
 
 MAX_COMBINERS = 1000
 MAX_EXPECTED = 10_000
@@ -38,38 +38,8 @@ class RegistryFull(Exception):
     """MAX_COMBINERS are there already."""
 
 
-class _Expected:
-    """Clients that were sent to a combiner and are not in the number that it announces yet.
-
-    Beyond MAX_EXPECTED, the oldest of the sender that named the most is forgotten.
-    """
-
-    def __init__(self) -> None:
-        self._clients: dict[str, Entry[tuple[str, float]]] = {}
-        self._queue: FairQueue[tuple[str, float]] = FairQueue()  # each with the time when it was sent
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def __contains__(self, client: str) -> bool:
-        return client in self._clients
-
-    def add(self, client: str, sender: str, now: float) -> None:
-        self.discard(client)
-        self._clients[client] = self._queue.add(sender, (client, now))
-        if len(self._queue) > MAX_EXPECTED:
-            oldest, _ = self._queue.oldest_of(self._queue.heaviest()).item
-            self.discard(oldest)
-
-    def discard(self, client: str) -> None:
-        entry = self._clients.pop(client, None)
-        if entry is not None:
-            self._queue.remove(entry)
-
-    def discard_sent_before(self, moment: float) -> None:
-        arrived = [client for client, sent in (entry.item for entry in self._queue) if sent <= moment]
-        for client in arrived:
-            self.discard(client)
+def _nobody() -> FairDict[float]:
+    return FairDict(MAX_EXPECTED)
 
 
 @dataclass(slots=True)
@@ -77,7 +47,8 @@ class _Entry:
     combiner: Combiner
     heard: float
     active: int
-    expected: _Expected = field(default_factory=_Expected)
+    # Sent here and not in the number that it announces yet: client -> when, by who asked.
+    expected: FairDict[float] = field(default_factory=_nobody)
 
     def load(self, without: str) -> int:
         return self.active + len(self.expected) - (without in self.expected)
@@ -98,7 +69,8 @@ class _Entry:
         if combiner.active_clients is None:
             return
         self.active = combiner.active_clients
-        self.expected.discard_sent_before(now - ARRIVES_S)
+        for client in [client for client, sent in self.expected.items() if sent <= now - ARRIVES_S]:
+            self.expected.discard(client)
 
 
 class CombinerRegistry:
@@ -140,7 +112,7 @@ class CombinerRegistry:
         chosen = min(with_room, key=lambda entry: (entry.may_be_full(client), entry.load(client)))
         for entry in entries.values():
             entry.expected.discard(client)
-        chosen.expected.add(client, sender, self._clock())
+        chosen.expected.put(client, self._clock(), sender)
         return chosen.combiner
 
     def find(self, name: str) -> Combiner | None:
