@@ -8,7 +8,6 @@ message, and in a trailer by which our own client library tells what is meant, a
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from fedcombiner.servicekit.errors import (
     Unavailable,
 )
 from fedcombiner.servicekit.incoming import check_request
+from fedcombiner.servicekit.waitingroom import WaitingRoom
 from fedcombiner.servicekit.wrapping import (
     Context,
     Handler,
@@ -39,8 +39,6 @@ from fedcombiner.wire.eras import REFUSAL_HOLD_S, STREAM_TASKS, identity
 
 log = structlog.get_logger(__name__)
 
-MAX_HELD: Final = 10_000  # refused streams; with so many, the next ones are refused at once
-
 _NOBODY: Final = Access(frozenset())
 
 
@@ -50,7 +48,7 @@ class AccessInterceptor(WrappingInterceptor):
     def __init__(self, gate: Gate) -> None:
         super().__init__()
         self._gate = gate
-        self._waiting_room = _WaitingRoom()
+        self._waiting_room = WaitingRoom()
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         access = RPCS.get(method, _NOBODY)
@@ -66,26 +64,10 @@ class AccessInterceptor(WrappingInterceptor):
         )
 
 
-class _WaitingRoom:
-    """Where refused streams spend some time, as many as there is room for."""
-
-    def __init__(self) -> None:
-        self._held = 0
-
-    async def hold(self) -> None:
-        if self._held >= MAX_HELD:
-            return
-        self._held += 1
-        try:
-            await asyncio.sleep(REFUSAL_HOLD_S)
-        finally:
-            self._held -= 1
-
-
 class _Guarded:
     """One method behind the gate."""
 
-    def __init__(self, access: Access, behaviour: Any, gate: Gate, waiting_room: _WaitingRoom | None) -> None:
+    def __init__(self, access: Access, behaviour: Any, gate: Gate, waiting_room: WaitingRoom | None) -> None:
         self._access = access
         self._behaviour = behaviour
         self._gate = gate
@@ -133,7 +115,7 @@ class _Guarded:
 
     async def _refusal(self, error: ServiceError, context: Context) -> ServiceError:
         if self._waiting_room is not None:
-            await self._waiting_room.hold()
+            await self._waiting_room.hold(REFUSAL_HOLD_S)
         return self._meant(error, context)
 
     def _meant(self, error: ServiceError, context: Context) -> ServiceError:

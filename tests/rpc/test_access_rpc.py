@@ -118,7 +118,7 @@ async def test_with_too_many_held_the_next_is_refused_at_once(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedcombiner.access.interceptor.REFUSAL_HOLD_S", 5 * DEADLINE)
-    monkeypatch.setattr("fedcombiner.access.interceptor.MAX_HELD", 1)
+    monkeypatch.setattr("fedcombiner.servicekit.waitingroom.MAX_HELD", 1)
     async with link(address, "wrong") as channel:
         streams = [channel.combiner.TaskStream(Messages("c1", "0.8").subscription) for _ in range(2)]
         reads = {asyncio.ensure_future(stream.read()) for stream in streams}

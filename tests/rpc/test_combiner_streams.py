@@ -7,12 +7,15 @@ import asyncio
 import grpc
 import grpc.aio
 import pytest
+from combiner.streams import MAX_STREAMS_OF_CLIENT, TOO_MANY
 
 from fedcombiner.wire.eras import PREDICTION, TRAINING, VALIDATION
 from fedcombiner.wire.pb import fedn_pb2
 from fedcombiner.wire.pb.combiner.v1 import combiner_pb2 as pb
 from tests.rpc.combiner_kit import (
+    DEADLINE,
     SHORT,
+    TRAINING_STREAM,
     VALIDATION_STREAM,
     Connected,
     Replica,
@@ -276,3 +279,36 @@ async def test_a_client_whose_heart_stops_is_not_active(stack: Stack) -> None:
         ]
 
     await eventually(only_one, "the silent client to count as gone")
+
+
+async def test_of_a_thousand_streams_of_one_client_the_newest_stay(
+    combiner: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("combiner.servicers.streams.REFUSAL_HOLD_S", 0.01)
+    seed = await put_seed(combiner)
+    client = combiner.client("c0")
+    streams = [client.open() for _ in range(1000)]
+
+    async def the_others_ended() -> bool:
+        return sum(stream.call.done() for stream in streams) == 1000 - MAX_STREAMS_OF_CLIENT
+
+    await eventually(the_others_ended, "all but the newest to end")
+    ended = [stream for stream in streams if stream.call.done()]
+    assert {await stream.call.code() for stream in ended} == {grpc.StatusCode.UNAVAILABLE}
+    assert {await stream.call.details() for stream in ended} == {TOO_MANY}
+    await until_streams(combiner, MAX_STREAMS_OF_CLIENT)
+    await combiner.operator.start_job(training(seed))
+    tasks = [asyncio.ensure_future(stream.next()) for stream in streams if stream not in ended]
+    done, others = await asyncio.wait(tasks, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+    assert len(done) == 1
+    for task in others:
+        task.cancel()
+
+
+async def test_two_views_and_their_duplicates_are_never_ended(combiner: Replica) -> None:
+    client = combiner.client("c0")
+    streams = [client.open(rpc) for _ in range(4) for rpc in (TRAINING_STREAM, VALIDATION_STREAM)]
+    await until_streams(combiner, len(streams))
+    other = combiner.client("c1").open()
+    await until_streams(combiner, len(streams) + 1)
+    assert not any(stream.call.done() for stream in [*streams, other])

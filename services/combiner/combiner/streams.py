@@ -27,6 +27,17 @@ log = structlog.get_logger()
 
 BATCH = 300
 GOING_AWAY = "this combiner is going away; connect again"
+# The oldest of a client's streams ends when it opens more. Clients up to 0.7 hold two, and open them again
+# before they notice that the old ones are dead.
+MAX_STREAMS_OF_CLIENT = 8
+TOO_MANY = f"this client has opened {MAX_STREAMS_OF_CLIENT} newer streams; close the ones that are not read"
+# Streams on which nothing is ever sent.
+MAX_IDLE = 1000
+TOO_MANY_IDLE = f"{MAX_IDLE} newer streams of this kind are open; nothing is sent on them"
+
+
+class Replaced(Unavailable):
+    """A stream was ended in favour of newer ones."""
 
 
 class LocalStream:
@@ -38,14 +49,14 @@ class LocalStream:
         self.info = info
         self._tasks: deque[Task] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._ended = False
+        self._ended: Unavailable | None = None
 
     def push(self, task: Task) -> None:
         self._tasks.append(task)
         self._notify()
 
-    def end(self) -> None:
-        self._ended = True
+    def end(self, why: Unavailable) -> None:
+        self._ended = self._ended or why
         self._notify()
 
     def _notify(self) -> None:
@@ -61,7 +72,7 @@ class LocalStream:
             while self._tasks and not self._ended:
                 yield self._tasks.popleft()
             if self._ended:
-                raise Unavailable(GOING_AWAY)
+                raise self._ended
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
@@ -73,7 +84,7 @@ class StreamHub:
         self._numbers = itertools.count(1)
         self._streams: dict[str, LocalStream] = {}
         self._by_client: dict[str, dict[str, None]] = {}  # client -> ids of its streams, oldest first
-        self._idle: set[LocalStream] = set()
+        self._idle: dict[LocalStream, None] = {}  # the oldest first
         self._changes = StreamChanges()
         self._changed = asyncio.Event()
         self._registering = asyncio.Lock()
@@ -96,11 +107,15 @@ class StreamHub:
 
     @asynccontextmanager
     async def open(self, client: str, view: View, era: str, name: str = "") -> AsyncIterator[LocalStream]:
-        """A stream for as long as the block runs. Raises Unavailable while draining."""
+        """A stream for as long as the block runs; of many of one client the oldest ends.
+
+        Raises Unavailable while draining.
+        """
         self._refuse_while_draining()
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", client, view, era, name))
         self._streams[stream.info.stream_id] = stream
         self._by_client.setdefault(client, {})[stream.info.stream_id] = None
+        self._end_oldest(client)
         self._opened(stream.info)
         try:
             yield stream
@@ -111,12 +126,19 @@ class StreamHub:
         """A stream on which nothing is sent, for as long as we are not draining. Raises Unavailable then."""
         self._refuse_while_draining()
         stream = LocalStream(Stream(f"{self._replica}:{next(self._numbers)}", "", View.ALL, ""))
-        self._idle.add(stream)
+        self._idle[stream] = None
+        if len(self._idle) > MAX_IDLE:
+            next(iter(self._idle)).end(Replaced(TOO_MANY_IDLE))
         try:
             async for _ in stream.tasks():
                 yield
         finally:
-            self._idle.discard(stream)
+            self._idle.pop(stream, None)
+
+    def _end_oldest(self, client: str) -> None:
+        ids = list(self._by_client[client])
+        for stream_id in ids[:-MAX_STREAMS_OF_CLIENT]:
+            self._streams[stream_id].end(Replaced(TOO_MANY))
 
     def _refuse_while_draining(self) -> None:
         if self._draining:
@@ -142,7 +164,7 @@ class StreamHub:
         """End every stream with UNAVAILABLE and take no new ones."""
         self._draining = True
         for stream in [*self._streams.values(), *self._idle]:
-            stream.end()
+            stream.end(Unavailable(GOING_AWAY))
 
     def leave(self) -> None:
         """The port closes: nobody who is refused needs to be held any more."""

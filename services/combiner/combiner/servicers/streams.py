@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -20,8 +19,9 @@ from combiner.ports import StateUnavailable, Task, Tasks, View
 from combiner.rounds.meter import Meter
 from combiner.servicers.common import NAME_ALLOWED, Context, client_name, other_name, redis_away, user_agent
 from combiner.servicers.reports import ReportRpcs
-from combiner.streams import StreamHub
+from combiner.streams import Replaced, StreamHub
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
+from fedcombiner.servicekit.waitingroom import WaitingRoom
 from fedcombiner.wire import eras
 from fedcombiner.wire.eras import REFUSAL_HOLD_S, Era, era_of_subscription
 from fedcombiner.wire.pb import fedn_pb2
@@ -47,6 +47,7 @@ class CombinerServicer:
         self._inbox = inbox
         self._tasks = tasks
         self._meter = meter
+        self._refused = WaitingRoom()
         self.SendModelMetric = reports.SendModelMetric
         self.SendAttributeMessage = reports.SendAttributeMessage
         self.SendTelemetryMessage = reports.SendTelemetryMessage
@@ -90,13 +91,18 @@ class CombinerServicer:
         name = client_name(request.sender)
         if not name:
             log.warning("stream refused: no usable client name", era=era.name)
-            await asyncio.sleep(REFUSAL_HOLD_S)
+            await self._refused.hold(REFUSAL_HOLD_S)
             raise Unavailable(f"sender.name: {NAME_ALLOWED} are needed")
         await self._hub.hold(REFUSAL_HOLD_S)
-        async with self._hub.open(name, view, era.name, other_name(request.sender)) as stream:
-            async for task in stream.tasks():
-                log.debug("task sent", client=name, job_id=task.job_id, kind=task.kind)
-                yield task
+        try:
+            async with self._hub.open(name, view, era.name, other_name(request.sender)) as stream:
+                async for task in stream.tasks():
+                    log.debug("task sent", client=name, job_id=task.job_id, kind=task.kind)
+                    yield task
+        except Replaced:
+            log.debug("stream ended: its client has opened newer ones", client=name)
+            await self._refused.hold(REFUSAL_HOLD_S)
+            raise
 
     async def ModelUpdateStream(
         self, update: fedn_pb2.ClientAvailableMessage, context: Context
