@@ -40,10 +40,16 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A peer that connects and says nothing, or never ends its handshake.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    # Of one connection. A client has a few, a gateway opens another connection for more.
+    ("grpc.max_concurrent_streams", 1_000),
     ("grpc.http2.max_pings_without_data", 0),
     # What a slow reader can make the server hold: 7 MiB with these, 28 MiB with the defaults.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", MIB),
+    # What an upload that waits makes it hold. More is let through while a message is read: a client with a
+    # round trip of 50 ms sends 18 MiB/s, and 22 with a mebibyte here.
+    ("grpc.http2.lookahead_bytes", 96 * 1024),
 )
 
 

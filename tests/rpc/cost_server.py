@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
+from pathlib import Path
 
 from fedcombiner.access.policy import Policy
 from fedcombiner.access.record import TokenRecord
@@ -14,6 +16,9 @@ from fedcombiner.access.roles import Role
 from fedcombiner.access.secret import digest
 from fedcombiner.access.setup import AccessControl
 from fedcombiner.access.store import Snapshot
+from fedcombiner.modelstorage.disk import DiskStore
+from fedcombiner.modelstorage.limits import TransferLimits
+from fedcombiner.modelstorage.servicer import ModelServiceServicer
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.rpc import bind, build_server
@@ -49,7 +54,9 @@ class Control:
         return fedn_pb2.ControlResponse()
 
 
-async def main() -> None:
+async def main(directory: Path) -> None:
+    store = DiskStore(directory)
+    await store.start()
     metrics = Metrics()
     tokens = {
         digest(token): TokenRecord(id=role, role=role)
@@ -57,8 +64,13 @@ async def main() -> None:
     }
     policy = Policy(enforced=True, client_tokens=True, fixed=tokens)
     access = AccessControl(policy, metrics, Health(metrics), NoTokens())
-    servicers = {"Connector": Connector(), "Combiner": Combiner(), "Control": Control()}
-    clients = service_names({"Connector": None, "Combiner": None})
+    servicers = {
+        "Connector": Connector(),
+        "Combiner": Combiner(),
+        "Control": Control(),
+        "ModelService": ModelServiceServicer(store, TransferLimits(max_transfers=2, max_slow_transfers=2)),
+    }
+    clients = service_names({"Connector": None, "Combiner": None, "ModelService": None})
     server = build_server(metrics.rpc, unavailable_on_bug=clients, interceptors=access.interceptors)
     add_services(server, servicers)
     port = bind(server, "127.0.0.1", 0)
@@ -66,7 +78,9 @@ async def main() -> None:
     print(port, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop(None)
+    await store.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory() as made:
+        asyncio.run(main(Path(made)))

@@ -16,13 +16,17 @@ import grpc.aio
 import pytest
 
 from fedcombiner.servicekit import incoming
+from fedcombiner.wire.chunks import encode_request
 from fedcombiner.wire.pb import fedn_pb2
+from fedcombiner.wire.pb.fedn_pb2 import IN_PROGRESS
 from fedcombiner.wire.registry import OWN_FILES, add_services
 from fedcombiner.wire.sizes import MAX_REQUEST_BYTES
 from tests.rpc import cost_server
 from tests.rpc.modelservice_kit import eventually
 from tests.rpc.test_servicekit_rpc import Harness, fine, handler_of, serving
 
+OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 DEADLINE = 60.0
 MIB = 1 << 20
 # Two million empty sub-messages: 100 MB when decoded.
@@ -91,12 +95,33 @@ async def test_megabytes_of_empty_fields_are_never_decoded_for_those_with_a_toke
         )
         assert set(codes) == {UNAVAILABLE}
     # Ten messages as they came, and what the allocator keeps.
-    assert served.peak_mib() - before < 160
+    assert served.peak_mib() - before < 300
     assert await served.call("/grpc.Connector/SendHeartbeat", HEARTBEAT, cost_server.CLIENT) == OK
 
 
-OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
-UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+async def test_uploads_that_wait_hold_kilobytes(served: Served) -> None:
+    """Nine hundred, of which two are being served, with a mebibyte each to send."""
+    upload = served.channel.stream_unary("/grpc.ModelService/Upload")
+    metadata = (("authorization", f"Bearer {cost_server.CLIENT}"),)
+    written = 0
+
+    async def send(call: Any) -> None:
+        nonlocal written
+        for _ in range(8):
+            await call.write(encode_request("m", IN_PROGRESS, bytes(128 << 10)))
+            written += 1
+
+    assert await served.call("/grpc.Connector/SendHeartbeat", HEARTBEAT, cost_server.CLIENT) == OK
+    before = served.peak_mib()
+    sending = [asyncio.create_task(send(upload(metadata=metadata))) for _ in range(900)]
+    seen, idle = -1, 0
+    while idle < 20:
+        assert await served.call("/grpc.Connector/SendHeartbeat", HEARTBEAT, cost_server.CLIENT) == OK
+        seen, idle = written, idle + 1 if written == seen else 0
+    assert served.peak_mib() - before < 900 * 0.15
+    for task in sending:
+        task.cancel()
+    await asyncio.wait(sending)
 
 
 def unfinished(harness: Harness) -> Any:
