@@ -181,6 +181,20 @@ async def test_nothing_is_kept_of_what_names_without_a_stream_tell(bench: Bench,
     assert not bench.raw.exists(bench.key("told:made-up"))
 
 
+async def test_nothing_that_clients_tell_is_kept_in_the_reserve(bench: Bench, state: RedisState) -> None:
+    await state.roster.opened(bench.stream("c1"))
+    await opened(state, ["c1"])
+    memory_at(bench, 0.92)
+    told = Report("c1", ReportKind.TELEMETRY, {"cpu": "1.0"})
+    await state.reports.add([told])
+    assert not (await state.reports.of_clients(["c1"]))[0].telemetry
+    assert not (await state.reports.of_jobs(["j1"]))[0]
+    bench.raw.config_set("maxmemory", "0")
+    await state.reports.add([told])
+    assert (await state.reports.of_clients(["c1"]))[0].telemetry == {"cpu": 1.0}
+    assert (await state.reports.of_jobs(["j1"]))[0]["c1"].telemetry == {"cpu": 1.0}
+
+
 async def test_what_a_client_tells_is_bounded(bench: Bench, state: RedisState) -> None:
     await state.roster.opened(bench.stream("c1"))
     await twice(lambda: state.reports.add([report("c1", *(f"n{number}" for number in range(99)))]))

@@ -35,12 +35,12 @@ local function keep_of_job(id, client, kind, values)
   weigh(id, records_in(text) - (before and records_in(before) or 0))
 end
 
-local heard = {}
+local heard, has_room = {}, not no_room()
 for _, entry in ipairs(a.entries) do
   local client, kind, values, session_id, round_id, model_id = unpack(entry)
   heard[client] = ''
-  if is_member(client) then told_keep(client, kind, values) end
-  local id = kind ~= 'attribute' and job_for(client, kind, session_id, round_id, model_id)
+  if has_room and is_member(client) then told_keep(client, kind, values) end
+  local id = has_room and kind ~= 'attribute' and job_for(client, kind, session_id, round_id, model_id)
   if id then keep_of_job(id, client, kind, values) end
 end
 roster_beat(heard)
