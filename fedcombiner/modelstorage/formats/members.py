@@ -5,6 +5,7 @@ start.
 from __future__ import annotations
 
 import os
+import threading
 import tokenize
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,9 @@ _MAX_DEFLATE_RATIO: Final = 1032
 _MAX_HEADER_BYTES: Final = 10_000  # as numpy.load
 _MAX_DIMENSIONS: Final = 32
 _MAX_NBYTES: Final = 1 << 62
+# numpy parses headers with `ast`, and Python 3.11 counts the depth of that in one place for all threads: it
+# raises SystemError when another thread has parsed in between, as the garbage collector may let it.
+_PARSING: Final = threading.Lock()
 
 
 class _Source(Protocol):
@@ -159,10 +163,11 @@ class MemberReader:
     def _parse_header(self) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         try:
             version = npy.read_magic(self)
-            if version == (1, 0):
-                return npy.read_array_header_1_0(self)
-            if version == (2, 0):
-                return npy.read_array_header_2_0(self)
+            with _PARSING:
+                if version == (1, 0):
+                    return npy.read_array_header_1_0(self)
+                if version == (2, 0):
+                    return npy.read_array_header_2_0(self)
         # What numpy's header parser raises for hostile text, beside ValueError, is not documented: these
         # were found by trying.
         except (
