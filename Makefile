@@ -18,7 +18,7 @@ PB := fedcombiner/wire/pb
 COMPOSE := docker compose -f deploy/docker-compose.yml
 DEMO := $(COMPOSE) -f deploy/compose.demo.yml
 
-.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core soak siege siege-short mutations interop bench images up demo-up down token logs e2e e2e-k8s clean ci
+.PHONY: help setup run serve test fuzz lint types imports proto proto-check api metrics chart lock faults faults-core drains soak siege siege-short mutations interop bench images up demo-up down token logs e2e e2e-k8s clean ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1mmake %-12s\033[0m %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,10 @@ faults: $(STAMP) ## pull the plug at every step (STACKS=2; NOTES=FILE to stop an
 
 faults-core: $(STAMP) ## the part of it for every change (8 min)
 	$(BIN)/python -m tests.faults.matrix --stacks $(STACKS) --part core
+
+drains: DRAINS = 200
+drains: $(STAMP) ## stop replicas in mid-round, through HAProxy: no call fails, no stream is reset (DRAINS=200, 20 min)
+	$(BIN)/python -m tests.faults.drains --drains $(DRAINS)
 
 interop: $(STAMP) ## FEDn's own clients, five releases from PyPI, on the stack (10 min): docs/interop.md
 	$(BIN)/python -m tests.interop.run --write docs/interop.md

@@ -73,8 +73,8 @@ class Stack:
     """Use as `async with`: everything is up inside, and nothing is left of it outside.
 
     `settings` are added to those of the services. `minio` false: models are in a directory even where there
-    is a MinIO. Redis and the directory begin with what is in `redis/` and `models/` of `directory`. `source`
-    is the root of the tree whose services run.
+    is a MinIO. `modelstores`: one or two. Redis and the directory begin with what is in `redis/` and
+    `models/` of `directory`. `source` is the root of the tree whose services run.
 
     Attributes:
         programs: by name; `store` only where MinIO is.
@@ -86,9 +86,15 @@ class Stack:
     prefix = "fc-faults-"  # of its directory's name
 
     def __init__(
-        self, settings: Mapping[str, str] | None = None, *, minio: bool = True, source: Path = ROOT
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        minio: bool = True,
+        source: Path = ROOT,
+        modelstores: int = 1,
     ) -> None:
         self._settings = settings or {}
+        self._number_of_modelstores = modelstores
         self._source = source
         self.directory = Path(tempfile.mkdtemp(prefix=self.prefix, dir="/tmp"))
         self.conductor = Conductor(self.directory / "conductor")
@@ -141,17 +147,18 @@ class Stack:
         haproxy = haproxy_binary()
         addresses: dict[str, str] = {}
         if haproxy is not None:
-            addresses |= await self._add_service("modelstore-1", "modelstore")
-            self._modelstores = f"127.0.0.1:{addresses['MODELSTORE_1_HEALTH_PORT']}"
+            for number in range(1, self._number_of_modelstores + 1):
+                addresses |= await self._add_service(f"modelstore-{number}", "modelstore")
+            ports = [port for key, port in addresses.items() if key.endswith("_HEALTH_PORT")]
+            self._modelstores = ",".join(f"127.0.0.1:{port}" for port in ports)
         for name in COMBINERS:
             addresses |= await self._add_service(name, "combiner")
         if haproxy is None:
             await self._start_all()
             await self._stack.enter_async_context(_switch(bind, addresses))
             return
-        addresses |= {
-            key.replace("_1", "_2"): value for key, value in addresses.items() if "MODELSTORE" in key
-        }
+        first = {key: value for key, value in addresses.items() if key.startswith("MODELSTORE_1")}
+        addresses = {key.replace("_1", "_2"): value for key, value in first.items()} | addresses
         self._add(self._gateway_program(haproxy, bind, addresses))
         await self._start_all()
 
