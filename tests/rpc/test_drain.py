@@ -131,7 +131,8 @@ async def test_a_unary_call_of_three_seconds_is_answered(start: Start, name: str
     go_on = asyncio.Event()
     call = asyncio.create_task(heartbeat(process.address, go_on))
     await process.has_call("grpc.Connector", "SendHeartbeat")
-    await _stop_meanwhile(process, go_on)
+    await _stop_meanwhile(process)
+    go_on.set()
     assert (await call).response == "Heartbeat received"
     assert await process.ended() == 0
 
@@ -142,7 +143,8 @@ async def test_an_upload_of_three_seconds_is_received(start: Start, name: str) -
     go_on = asyncio.Event()
     call = asyncio.create_task(upload(process.address, go_on))
     await process.has_call("grpc.ModelService", "Upload")
-    await _stop_meanwhile(process, go_on)
+    await _stop_meanwhile(process)
+    go_on.set()
     assert (await call).status == OK
     assert await process.ended() == 0
 
@@ -156,13 +158,10 @@ async def test_an_http_request_of_three_seconds_is_answered(start: Start, name: 
     head = f"POST /add_client HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode())
     assert b" 100 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
-    go_on = asyncio.Event()
-    stopping = asyncio.create_task(_stop_meanwhile(process, go_on))
-    await go_on.wait()
+    await _stop_meanwhile(process)
     writer.write(body)
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
     assert answer.startswith(b"HTTP/1.1 203 "), answer
-    await stopping
     writer.close()
     assert await process.ended() == 0
 
@@ -200,9 +199,8 @@ async def test_the_limit_of_open_files_is_raised(start: Start, name: str) -> Non
     assert "limit of open files raised" in process.log.read_text()
 
 
-async def _stop_meanwhile(process: Process, go_on: asyncio.Event) -> None:
-    """SIGTERM, and three seconds later the call may go on."""
+async def _stop_meanwhile(process: Process) -> None:
+    """SIGTERM, and three seconds with the call under way."""
     process.signal(signal.SIGTERM)
     await process.has_left()
     await asyncio.sleep(CALL_S)
-    go_on.set()
