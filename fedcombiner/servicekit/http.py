@@ -1,10 +1,12 @@
 """HTTP inside the running loop: any ASGI application, and the page of a process for its operators."""
 
+import asyncio
 import json
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -14,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from fedcombiner.servicekit.binding import BindError, listen
+from fedcombiner.servicekit.connections import BoundedProtocol, Connections
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.status import State
@@ -58,6 +61,11 @@ class HttpServer:
             timeout_graceful_shutdown=grace,  # type: ignore[arg-type]  # it need not be an int
         )
         config.load()
+        self._connections = Connections()
+        # uvicorn calls it for each connection.
+        config.http_protocol_class = cast(
+            type[asyncio.Protocol], partial(BoundedProtocol, known=self._connections)
+        )
         config.ssl = None if identity is None else server_context(identity)
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
@@ -77,9 +85,11 @@ class HttpServer:
             self.bind()
         # Not serve(): that takes over the signals of the process and waits in a loop of its own.
         await self._server.startup(sockets=self._sockets)
+        self._connections.start()
 
     async def stop(self) -> None:
         """Close the port; requests under way have the `grace`."""
+        self._connections.stop()
         await self._server.shutdown(sockets=self._sockets)
 
     async def unbind(self) -> None:
