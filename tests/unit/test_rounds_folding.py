@@ -18,7 +18,8 @@ from combiner.aggregation.expansion import Expansions
 from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Lease, LeaseLost
 from combiner.rounds.capacity import Capacity
-from combiner.rounds.folding import Folder, RoundFailed, Workshop
+from combiner.rounds.folding import Folder
+from combiner.rounds.workshop import RoundFailed, Workshop
 from combiner.specs import Specs
 
 from fedcombiner.client.made_up import to_npz

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from combiner.domain.types import ClientRecord, ClientState
 from combiner.ports import Lease
-from combiner.rounds.folding import Folder, Workshop
+from combiner.rounds.folding import Folder
+from combiner.rounds.workshop import Workshop
 from combiner.specs import Specs
 
 from fedcombiner.client.made_up import to_npz
@@ -125,7 +126,7 @@ async def test_an_aggregate_need_not_be_read_to_be_the_next_parent(store: Counti
 class Journal:
     """Journal and meter: takes all."""
 
-    async def accept(self, lease: Lease, client: str) -> None: ...
+    async def accept(self, lease: Lease, client: str, *, folded: int = 0) -> None: ...
 
     def accepted(self) -> None: ...
 

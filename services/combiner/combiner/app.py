@@ -27,11 +27,11 @@ from combiner.ports import Event, Shared, StateUnavailable, View
 from combiner.reports import ClientReports
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Feed
-from combiner.rounds.folding import Workshop
 from combiner.rounds.jobs import JobRunner, Tools
 from combiner.rounds.sessions import SessionRunner
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.worker import Worker
+from combiner.rounds.workshop import Workshop
 from combiner.servicers.connector import ConnectorServicer
 from combiner.servicers.control import ControlServicer, ReducerServicer
 from combiner.servicers.events import EventsServicer

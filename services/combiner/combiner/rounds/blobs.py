@@ -12,9 +12,9 @@ import structlog
 
 from combiner.domain.types import LeftOut, Outcome
 from combiner.ports import Roster
-from combiner.rounds.folding import RoundFailed, Workshop, patient
 from combiner.rounds.takingpart import Capabilities, Work
 from combiner.rounds.waiting import steady
+from combiner.rounds.workshop import RoundFailed, Workshop, patient
 from fedcombiner.modelstorage.formats import FormatError
 from fedcombiner.modelstorage.formats.blob import blob_of
 from fedcombiner.modelstorage.store import ModelStore, ObjectDamaged, ObjectKey

@@ -11,7 +11,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -21,9 +20,10 @@ import structlog
 from combiner.aggregation import AGGREGATORS, Aggregator
 from combiner.domain.types import ClientRecord, ClientState, Reason
 from combiner.ports import Jobs, Lease
-from combiner.rounds.capacity import Capacity, Room, round_bytes
+from combiner.rounds.capacity import round_bytes
 from combiner.rounds.meter import Meter
 from combiner.rounds.waiting import steady
+from combiner.rounds.workshop import RoundFailed, Workshop, patient
 from combiner.specs import Specs
 from fedcombiner.modelstorage.formats import FormatError, ModelSpec
 from fedcombiner.modelstorage.formats.npz import CheckedUpdate, check_update
@@ -34,69 +34,16 @@ from fedcombiner.modelstorage.store import (
     ObjectKey,
     ObjectNotFound,
     ObjectTooLarge,
-    StoreFull,
-    StoreUnavailable,
 )
-from fedcombiner.servicekit.backoff import Backoff, retry
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-STORE_PATIENCE_S = 600.0
-STORE_BACKOFF = Backoff(initial=0.1, maximum=5.0)
 COPY_BLOCK = 4 << 20
-
-
-class RoundFailed(Exception):
-    """The round cannot go on; the text is the job's reason."""
 
 
 class FoldBroken(RoundFailed):
     """The scratch disk failed: nobody knows what is in the aggregate; a new one is folded from the store."""
-
-
-async def patient(step: Callable[[], Awaitable[T]]) -> T:
-    """One step of the object store, tried again while the store is away.
-
-    RoundFailed when that lasts `STORE_PATIENCE_S`: every job ends.
-    """
-    try:
-        return await retry(
-            step, on=(StoreUnavailable, StoreFull), timeout=STORE_PATIENCE_S, backoff=STORE_BACKOFF
-        )
-    except (StoreUnavailable, StoreFull) as error:
-        raise RoundFailed(f"the object store was away for {STORE_PATIENCE_S:.0f} s: {error}") from error
-
-
-class Workshop:
-    """The threads in which updates are checked and folded, and the memory for sums, shared by all rounds of a
-    process.
-
-    At most `slots` updates are under way at once; the others wait in the store, which bounds scratch space
-    and memory. `capacity`: measured now if it is not given.
-    """
-
-    def __init__(self, scratch: Path, slots: int = 2, capacity: Capacity | None = None) -> None:
-        self.scratch = scratch
-        self.capacity = capacity or Capacity.measured(scratch)
-        self.room = Room(self.capacity.memory)
-        self.slots = asyncio.Semaphore(slots)
-        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="fold")
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """`work()` in a thread.
-
-        Cancelling the caller waits for it: a half-done fold must not go on unseen.
-        """
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
 
 
 class Folder:

@@ -40,11 +40,12 @@ from combiner.rounds.blobs import Blobs
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.collecting import LOOK_S, Collector
 from combiner.rounds.feed import CLIENTS, RESYNC, Feed, Subscription
-from combiner.rounds.folding import STORE_BACKOFF, STORE_PATIENCE_S, FoldBroken, Folder, RoundFailed, Workshop
+from combiner.rounds.folding import FoldBroken, Folder
 from combiner.rounds.meter import Meter
 from combiner.rounds.takingpart import Capabilities, Work, split
 from combiner.rounds.trouble import Trouble
 from combiner.rounds.waiting import TaskSet, see_through, steady, woken
+from combiner.rounds.workshop import STORE_BACKOFF, STORE_PATIENCE_S, RoundFailed, Workshop
 from combiner.specs import Specs
 from fedcombiner.modelstorage.store import STORE_AWAY, ModelStore, ObjectDamaged, ObjectKey
 
