@@ -16,7 +16,7 @@ from fedcombiner.modelstorage.transfer import Transfer
 from fedcombiner.servicekit.errors import Unavailable
 from fedcombiner.servicekit.fairqueue import Entry, FairQueue
 
-EVENTS: Final = ("slowed", "cut", "yielded", "refused")
+EVENTS: Final = ("slowed", "cut", "yielded", "refused", "disconnected")
 Event = Callable[[str], None]
 
 # While a transfer waits, the places are looked through this often for a peer that has become slow.

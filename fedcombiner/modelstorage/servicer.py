@@ -25,7 +25,8 @@ from fedcombiner.modelstorage.store import (
     StoreUnavailable,
 )
 from fedcombiner.modelstorage.traffic import Traffic
-from fedcombiner.modelstorage.transfer import Transfer
+from fedcombiner.modelstorage.transfer import PeerStalled, Transfer
+from fedcombiner.modelstorage.unread import Unread
 from fedcombiner.modelstorage.upload import UploadProtocol, decode
 from fedcombiner.servicekit.backoff import Backoff, retry
 from fedcombiner.servicekit.caller import share_of
@@ -65,6 +66,7 @@ class ModelServiceServicer:
         self._meter = meter or TransferMeter()
         self.uploads = Traffic(self._limits, partial(self._meter.happened, "in"))
         self.downloads = Traffic(self._limits, partial(self._meter.happened, "out"))
+        self._unread = Unread(self._limits.max_slow_transfers, partial(self._meter.happened, "out"))
         self._backoff = Backoff()
 
     @raw_messages
@@ -94,8 +96,12 @@ class ModelServiceServicer:
         with self.downloads.transfer(share_of(context)) as transfer:
             await self.downloads.begin(transfer)
             await self.downloads.run(transfer)
-            found = await self._send_from_anywhere(model_id, transfer, context)
-            await transfer.peer(context.write(encode_response(model_id, OK if found else FAILED)))
+            try:
+                found = await self._send_from_anywhere(model_id, transfer, context)
+                await transfer.peer(context.write(encode_response(model_id, OK if found else FAILED)))
+            except PeerStalled:
+                self._unread.add(context)
+                raise
 
     async def find(self, model_id: str) -> ObjectInfo | None:
         """The complete object that a Download of this id sends; None if there is none, or it is no id."""

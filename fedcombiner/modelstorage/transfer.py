@@ -7,6 +7,11 @@ from typing import Final, TypeVar
 from fedcombiner.modelstorage.pace import Pace
 from fedcombiner.servicekit.errors import Unavailable
 
+
+class PeerStalled(Unavailable):
+    """The peer neither sends nor takes what it should, and is given up."""
+
+
 _T = TypeVar("_T")
 
 # A peer that takes longer for one step is slow, whatever it did before.
@@ -34,7 +39,7 @@ class Transfer:
         """The result of a step that the peer takes.
 
         Raises:
-            Unavailable: the peer has moved no byte for the idle time, or was cut off.
+            PeerStalled: the peer has moved no byte for the idle time, or was cut off.
         """
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
@@ -42,7 +47,7 @@ class Transfer:
             async with asyncio.timeout_at(self._since + self._idle_timeout) as self._limit:
                 return await step
         except TimeoutError:
-            raise Unavailable(self._verdict or f"no progress for {self._idle_timeout:g} s") from None
+            raise PeerStalled(self._verdict or f"no progress for {self._idle_timeout:g} s") from None
         finally:
             self._limit = None
 

@@ -37,7 +37,7 @@ def build_servicer(settings: ModelstoreSettings, store: ModelStore, metrics: Met
     events = metrics.counters(
         "transfer_events_total",
         "Model transfers that went on in the slow lane, were cut there, gave their place to another client "
-        "for a while, or were refused because too many waited, by way.",
+        "for a while, were refused because too many waited, or had their connection closed, by way.",
         way=WAYS,
         event=EVENTS,
     )
