@@ -18,6 +18,7 @@ from tests.faults.wires import forward
 
 EVERY_S: Final = 0.5
 FAILURES: Final = 3
+DRAINING: Final = 404
 
 
 @dataclass(eq=False)
@@ -35,7 +36,8 @@ class Replica:
 
 
 class Switch:
-    """Hands each new connection to the next replica that is up; one that goes down loses all of its own.
+    """Hands each new connection to the next replica that is up; one that goes down loses all of its own, and
+    one that drains keeps them.
 
     With no replica up connections are refused by being closed.
     """
@@ -65,12 +67,15 @@ class Switch:
         async with httpx.AsyncClient(timeout=1.0) as http:
             while True:
                 try:
-                    ready = (await http.get(replica.ready_at)).status_code == 200
+                    status = (await http.get(replica.ready_at)).status_code
                 except httpx.HTTPError:
-                    ready = False
-                replica.failures = 0 if ready else replica.failures + 1
-                if not replica.up:
-                    _cut(replica)
+                    status = 0
+                if status == DRAINING:
+                    replica.failures = FAILURES  # nothing new, and what is open it ends by itself
+                else:
+                    replica.failures = 0 if status == 200 else replica.failures + 1
+                    if not replica.up:
+                        _cut(replica)
                 await asyncio.sleep(EVERY_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
