@@ -242,6 +242,17 @@ async def test_metrics_of_an_unknown_model_are_dropped(state: RedisState) -> Non
     assert await state.models.get("seed") is None
 
 
+async def test_a_job_is_not_closed_by_what_its_journal_does_not_know(state: RedisState) -> None:
+    """As after a failover to a replica that had not heard of the last answers."""
+    lease = await opened(state, ["c1"])
+    version = (await job_of(state)).version
+    with pytest.raises(Conflict, match="failed over"):
+        await state.jobs.close(lease, "goal", version + 1)
+    assert not (await job_of(state)).closed
+    assert (await state.jobs.close(lease, "goal", version)).closed
+    assert (await state.jobs.close(lease, "goal", version)).closed
+
+
 @pytest.mark.parametrize("running", [False, True])
 async def test_cancel_ends_at_once(state: RedisState, running: bool) -> None:
     if running:

@@ -57,6 +57,18 @@ UPGRADED: Final = (
     "jobs.commit",
     "sessions.advance",
 )
+# Where Redis fails over to a replica that lags.
+FAILED_OVER: Final = (
+    "sessions.start",
+    "jobs.open",
+    "jobs.receive",
+    "jobs.accept",
+    "jobs.close",
+    "jobs.commit",
+    "sessions.advance",
+    "jobs.answer",
+    "jobs.end",
+)
 # The part for every change: what promise 1 stands on.
 CORE: Final = frozenset({"jobs.receive", "jobs.accept", "jobs.commit"})
 
@@ -83,6 +95,17 @@ def single(programs: Programs) -> Iterator[Case]:
         for victim in victims(point, programs):
             for how in (*HARD, *(_in_order(point) if victim == SELF else ())):
                 yield (Fault(point, victim, how),)
+
+
+def failovers(_programs: Programs) -> Iterator[Case]:
+    """On a stack whose Redis has a replica."""
+    for step in FAILED_OVER:
+        for when in BOTH:
+            yield (Fault(Point("combiner", step, when), "redis", How.FAILOVER),)
+
+
+def needs_a_replica(case: Case) -> bool:
+    return any(fault.how is How.FAILOVER for fault in case)
 
 
 def _in_order(point: Point) -> Iterator[How]:
@@ -131,8 +154,9 @@ def core(programs: Programs) -> list[Case]:
 
 
 PARTS: Final[Mapping[str, Callable[[Programs], list[Case]]]] = {
-    "all": lambda programs: [*single(programs), *in_a_row(programs)],
+    "all": lambda programs: [*single(programs), *failovers(programs), *in_a_row(programs)],
     "core": core,
+    "failover": lambda programs: list(failovers(programs)),
     "single": lambda programs: list(single(programs)),
 }
 

@@ -13,6 +13,7 @@ from typing import Final
 from combiner.adapters.limits import SCHEMA
 
 from tests.faults.conductor import Point
+from tests.faults.replicated import ReplicatedStack
 from tests.faults.service import LAYOUT
 from tests.faults.stack import COMBINERS, Stack
 
@@ -21,6 +22,7 @@ STOPPED_S: Final = 15.0
 CUT_S: Final = 9.0  # longer than a lease lives
 DRAIN_S: Final = 10.0
 LEFT_S: Final = 30.0
+LAG_S: Final = 0.5  # in which the primary goes on alone
 REFUSED: Final = 1  # the exit code
 
 
@@ -30,6 +32,7 @@ class How(StrEnum):
     CUT = "cut off 9 s"
     DRAIN = "SIGTERM"
     UPGRADE = "upgrade"
+    FAILOVER = "failover"
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,17 @@ async def _upgraded(stack: Stack, name: str) -> None:
     await _start_again(stack, old.name)
 
 
+async def _lag(stack: Stack, name: str) -> None:
+    assert isinstance(stack, ReplicatedStack), "only a replicated Redis can fail over"
+    await stack.lag()
+
+
+async def _failed_over(stack: Stack, name: str) -> None:
+    assert isinstance(stack, ReplicatedStack)
+    await asyncio.sleep(LAG_S)
+    await stack.fail_over()
+
+
 _Do = Callable[[Stack, str], Awaitable[None]]
 _DO: Mapping[How, _Do] = {
     How.KILL: _kill,
@@ -145,6 +159,7 @@ _DO: Mapping[How, _Do] = {
     How.CUT: _cut,
     How.DRAIN: _drain,
     How.UPGRADE: _drain,
+    How.FAILOVER: _lag,
 }
 _RECOVER: Mapping[How, Callable[[Stack, str], Coroutine[object, object, None]]] = {
     How.KILL: _start_again,
@@ -152,4 +167,5 @@ _RECOVER: Mapping[How, Callable[[Stack, str], Coroutine[object, object, None]]] 
     How.CUT: _mend,
     How.DRAIN: _drained,
     How.UPGRADE: _upgraded,
+    How.FAILOVER: _failed_over,
 }

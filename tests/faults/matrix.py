@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tests.faults.cases import PARTS, Case, chosen
+from tests.faults.cases import PARTS, Case, chosen, needs_a_replica
 from tests.faults.notes import Line, Notes
+from tests.faults.replicated import ReplicatedStack
 from tests.faults.report import errors, markdown, numbers, takeovers, told
-from tests.faults.stack import programs
+from tests.faults.stack import Stack, programs
 from tests.faults.trial import Count, NotReached, Outcome, Trial
 
 TRIES: Final = 4
@@ -26,11 +27,15 @@ TRIES: Final = 4
 
 async def run(notes: Notes, stacks: int) -> None:
     """All cases of which there are no notes yet."""
-    waiting = notes.missing()
+    for replicated in (False, True):
+        cases = (case for case in notes.missing() if needs_a_replica(case) is replicated)
+        await _on_stacks(stacks, ReplicatedStack if replicated else Stack, cases, notes)
 
+
+async def _on_stacks(stacks: int, kind: type[Stack], waiting: Iterator[Case], notes: Notes) -> None:
     async def work() -> None:
         for case in waiting:
-            await _on_one_stack(case, waiting, notes)
+            await _on_one_stack(kind, case, waiting, notes)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(stacks):
@@ -41,9 +46,9 @@ class _Failed(Exception):
     """The case before is noted as failed; its stack is not to be used any more."""
 
 
-async def _on_one_stack(case: Case, following: Iterator[Case], notes: Notes) -> None:
+async def _on_one_stack(kind: type[Stack], case: Case, following: Iterator[Case], notes: Notes) -> None:
     """That case and those that follow, until there are no more or one fails."""
-    trial = Trial()
+    trial = Trial(stack=kind())
     try:
         async with trial:
             await _try(trial, case, notes)

@@ -17,6 +17,7 @@ SHORT: Final = {
     How.CUT: "cut",
     How.DRAIN: "SIGTERM",
     How.UPGRADE: "upgrade",
+    How.FAILOVER: "failover",
 }
 INTRODUCTION: Final = """\
 # What was pulled out, and what came of it
@@ -33,6 +34,8 @@ to the gateway:
 - **SIGTERM**: drained; ended with 0 within 10 s, and started again
 - **upgrade**: the same, but started again as a version whose layout of the state is newer; then the other
   combiner must leave with 1, leave again when it is started once more, and is upgraded, too
+- **failover**: Redis has a replica, and the combiners wait for it (`REDIS_WAIT=1`). From the step on the
+  replica hears nothing; the primary goes on alone for 0.5 s, is killed, and the replica is promoted as it is
 
 Each cell is the time in seconds from the fault to the end of the session, and it stands there only if
 all of this was true: the session and both jobs SUCCEEDED with no round tried twice; all eight updates

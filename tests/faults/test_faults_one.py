@@ -7,6 +7,7 @@ import pytest
 from tests.faults.conductor import Point
 from tests.faults.faults import Fault, How
 from tests.faults.fleet import ImpatientWorker
+from tests.faults.replicated import ReplicatedStack
 from tests.faults.stack import programs
 from tests.faults.trial import Trial
 
@@ -38,3 +39,10 @@ async def test_a_rolling_upgrade_to_a_newer_layout_changes_nothing() -> None:
         for step, when in (("jobs.receive", "before"), ("jobs.commit", "after")):
             await trial.run([Fault(Point("combiner", step, when), "self", How.UPGRADE)])
     assert (trial.count.sessions, trial.count.lost, trial.count.doubled) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("step", ["jobs.receive", "jobs.commit"])
+async def test_a_failover_to_a_replica_that_lags_loses_nothing(step: str) -> None:
+    async with Trial(stack=ReplicatedStack()) as trial:
+        await trial.run([Fault(Point("combiner", step, "before"), "redis", How.FAILOVER)])
+    assert (trial.count.sessions, trial.count.lost, trial.count.doubled) == (2, 0, 0)

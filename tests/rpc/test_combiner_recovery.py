@@ -131,6 +131,29 @@ async def test_an_aggregate_that_the_journal_refuses_again_fails_the_job_with_th
     assert [info.key.id async for info in combiner.store.list("models")] == [seed]
 
 
+async def test_a_journal_that_a_failover_took_back_is_read_again(combiner: Replica) -> None:
+    """What the owner was told of an update is not so any more: it goes on from what is there now."""
+    accept, refused = combiner.state.jobs.accept, False
+
+    async def refuse_once(*step: Any, **more: Any) -> None:
+        nonlocal refused
+        if not refused:
+            refused = True
+            raise Conflict("the client is asked")
+        await accept(*step, **more)
+
+    seed = await put_seed(combiner)
+    combiner.state.jobs.accept = refuse_once  # type: ignore[method-assign]
+    async with Connected(combiner, 2) as fleet:
+        job_id = await combiner.operator.start_job(training(seed))
+        for index, task in enumerate(await fleet.tasks()):
+            await fleet.clients[index].train(task, index)
+        job = await combiner.operator.wait_job(job_id)
+    assert refused
+    assert (job.state, list(job.accepted)) == (pb.SUCCEEDED, ["c0", "c1"]), job
+    assert await weights_of(combiner, job) == {0: 0.5, 1: 0.5}
+
+
 async def test_a_job_that_kills_every_owner_ends_and_says_so(stack: Stack) -> None:
     """Each one dies as soon as it has accepted the update, in the fold."""
     gate = Gate("jobs.accept", after=True)

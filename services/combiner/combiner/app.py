@@ -140,7 +140,7 @@ class CombinerApp:
             self._trouble,
             meter,
             EraCapabilities(),
-            keep_uploads=settings.redis_wait > 0,
+            keep_objects=settings.redis_wait > 0,
         )
         self._worker = Worker(
             replica,

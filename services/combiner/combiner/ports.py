@@ -255,8 +255,12 @@ class Jobs(Protocol):
         state, or it was asked `max_deliveries` times.
         """
 
-    async def close(self, lease: Lease, why: str) -> Job:
-        """No answer is received any more from here on. Open tasks leave the queues. Idempotent."""
+    async def close(self, lease: Lease, why: str, version: int = 0) -> Job:
+        """No answer is received any more from here on. Open tasks leave the queues. Idempotent.
+
+        Conflict if the job is not at `version` yet: what it was decided by is not in the journal any more,
+        because Redis failed over to a replica that lagged.
+        """
 
     async def commit(self, lease: Lease, model: Model, timings: Mapping[str, float]) -> None:
         """The one step that makes the aggregate the job's model: registers it and ends the job SUCCEEDED.

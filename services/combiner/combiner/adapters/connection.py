@@ -38,13 +38,18 @@ WAITED: Final = frozenset(
         "job_submit",
         "job_open",
         "job_receive",
+        "job_refuse",
         "job_answer",
+        "job_ask_again",
         "job_decide",
+        "job_close",
         "job_commit",
         "job_end",
+        "job_cancel",
         "model_register",
         "session_start",
         "session_advance",
+        "session_cancel",
     }
 )
 WAIT_MS: Final = 1000

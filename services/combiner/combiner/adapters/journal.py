@@ -170,8 +170,8 @@ class RedisJobs:
     async def ask_again(self, lease: Lease, client: str, task_id: str) -> bool:
         return bool(await self._leased("job_ask_again", lease, client=client, task_id=task_id))
 
-    async def close(self, lease: Lease, why: str) -> Job:
-        return _job(await self._leased("job_close", lease, why=why))
+    async def close(self, lease: Lease, why: str, version: int = 0) -> Job:
+        return _job(await self._leased("job_close", lease, why=why, version=version))
 
     async def commit(self, lease: Lease, model: Model, timings: Mapping[str, float]) -> None:
         await self._leased(

@@ -146,10 +146,11 @@ def _new_job(
         "session_id": session.session_id,
         "attempt": str(attempt),
     }
-    # A session that had this id before may have left jobs behind: it was created at another time.
-    job_name = f"{session.session_id}/{session.created_ms}/{round_id}/{attempt}/{kind}"
+    # A session that had this id before may have left jobs behind: it was created at another time. And a round
+    # that a failover of Redis took back makes another model: what clients say of the first is of another job.
+    name = (session.session_id, str(session.created_ms), round_id, str(attempt), kind, session.model_id)
     return NewJob(
-        job_id=str(uuid5(_JOB_IDS, job_name)),
+        job_id=str(uuid5(_JOB_IDS, "/".join(name))),
         session_id=session.session_id,
         kind=kind,
         round_id=round_id,

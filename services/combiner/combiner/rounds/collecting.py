@@ -55,6 +55,7 @@ class Collector:
         self._trouble = trouble
         self._lease = lease
         self._clock_steps = clock.steps
+        self.version = job.version  # of the job, as far as it is known
         self._has_looked = False  # for trouble, since the events at hand were read
 
     def begin(self) -> None:
@@ -101,6 +102,7 @@ class Collector:
             if event.what == RESYNC:
                 await self._read_again()
             elif event.version > self._job.version:
+                self.version = event.version
                 await self._apply(event)
 
     async def _apply(self, event: Event) -> None:
@@ -163,6 +165,7 @@ class Collector:
 
     async def _read_again(self) -> None:
         self._job = await self._read()
+        self.version = self._job.version
         self._policy = RoundPolicy.resume(self._job, self._config, self._clock.now())
         for record in self._job.of_state(ClientState.RECEIVED):
             self.judge(record)

@@ -74,7 +74,8 @@ class Tools:
     trouble: Trouble
     meter: Meter
     capabilities: Capabilities
-    keep_uploads: bool = False  # what a round leaves behind is removed by house-keeping alone
+    # Only house-keeping removes objects: a failover of Redis may take back a step that clients know of.
+    keep_objects: bool = False
 
 
 class JobRunner:
@@ -110,8 +111,8 @@ class JobRunner:
             await self._fail(lease, job, "internal error; the combiner's log says more")
 
     async def _run(self, lease: Lease, job: Job, events: Subscription) -> None:
-        """All of the job; anew from the journal whenever the scratch disk broke the fold, and once if the
-        journal refused the aggregate.
+        """All of the job; anew from the journal whenever the scratch disk broke the fold or the journal is
+        not as we knew it (Redis failed over to a replica that lagged), and once if it refused the aggregate.
         """
         config = RoundConfig.parse(job.config)
         delays, give_up_at = STORE_BACKOFF.delays(), time.monotonic() + STORE_PATIENCE_S
@@ -125,13 +126,13 @@ class JobRunner:
                     raise
                 refused = True
                 log.warning("folding anew", reason=str(error))
-            except FoldBroken as error:
+            except (FoldBroken, Conflict) as error:
                 if time.monotonic() > give_up_at:
                     raise
                 log.warning("folding anew", reason=str(error))
             await asyncio.sleep(next(delays))
             found = await steady(lambda: self._tools.shared.jobs.get(lease.id))
-            if found is None:
+            if found is None or found.state.ended:
                 raise Ended(lease.work)
             job = found
 
@@ -181,7 +182,7 @@ class JobRun:
         collector = self._collector(job, None)
         async with TaskSet(lambda: None) as nothing:
             why = await collector.until_closed(nothing)
-        job = await steady(lambda: self._shared.jobs.close(self._lease, why))
+        job = await steady(lambda: self._shared.jobs.close(self._lease, why, collector.version))
         verdict = self._verdict(job)
         state, reason = (
             (State.FAILED, verdict.reason) if isinstance(verdict, Failed) else (State.SUCCEEDED, "")
@@ -293,7 +294,7 @@ class JobRun:
             collector = self._collector(job, start)
             collector.begin()
             why = await collector.until_closed(judging)
-            job = await steady(lambda: self._shared.jobs.close(self._lease, why))
+            job = await steady(lambda: self._shared.jobs.close(self._lease, why, collector.version))
             log.info("round closed", why=why)
             for record in job.of_state(ClientState.RECEIVED):
                 collector.judge(record)
@@ -336,7 +337,7 @@ class JobRun:
         await see_through(self._commit(model, key, timings), COMMIT_PATIENCE_S)
         self._tools.meter.job_ended(job.kind, State.SUCCEEDED)
         log.info("aggregate committed", model_id=model_id, updates=folder.updates, size=info.size)
-        if self._config.delete_models_storage and not self._tools.keep_uploads:
+        if self._config.delete_models_storage:
             await self._remove([ObjectKey("uploads", r.update_id) for r in job.clients.values() if _owns(r)])
 
     async def _commit(self, model: Model, key: ObjectKey, timings: Mapping[str, float]) -> None:
@@ -351,7 +352,7 @@ class JobRun:
 
     async def _remove(self, keys: Sequence[ObjectKey]) -> None:
         """Best effort: what stays because the store is away is removed by the retention rule of uploads."""
-        for key in keys:
+        for key in [] if self._tools.keep_objects else keys:
             try:
                 await self._tools.store.delete(key)
             except (*STORE_AWAY, ObjectDamaged) as error:
