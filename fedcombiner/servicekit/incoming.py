@@ -8,13 +8,17 @@ methods that take one request are served as if they took a stream, of which one 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from itertools import takewhile
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from fedcombiner.servicekit.caller import address_of, bound_token
 from fedcombiner.servicekit.errors import InvalidArgument, Unavailable
 from fedcombiner.servicekit.wrapping import (
     Context,
@@ -27,7 +31,8 @@ from fedcombiner.servicekit.wrapping import (
 )
 
 REQUEST_SECONDS: Final = 30.0
-# Of the requests that have been arriving for longer than this, so many may; then the oldest is given up.
+# Of the requests that have been arriving for longer than this, so many may; then the caller that has most of
+# them loses its oldest.
 SLOW_SECONDS: Final = 1.0
 MAX_SLOW: Final = 32
 
@@ -104,7 +109,7 @@ class _Call:
         await write_responses(self._behaviour, await self._receive(context), context)
 
     async def _receive(self, context: Context) -> Any:
-        async with self._arriving.one():
+        async with self._arriving.one(context):
             data = await context.read()
         if not isinstance(data, bytes):  # grpc.aio.EOF
             raise InvalidArgument("request", None, "one message")
@@ -119,30 +124,48 @@ class _Arriving:
     """The requests that are being read. Each pins as much memory as was sent of it, so few may be slow."""
 
     def __init__(self) -> None:
-        self._limits: dict[asyncio.Timeout, None] = {}  # the oldest first
+        self._callers: dict[asyncio.Timeout, _Caller] = {}  # the oldest first
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
+    async def one(self, context: Context) -> AsyncIterator[None]:
         """A block that is left with RequestUnfinished when it takes too long."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS) as limit:
                 self._make_room()
-                self._limits[limit] = None
+                self._callers[limit] = _Caller(bound_token.get(), context)
                 try:
                     yield
                 finally:
-                    del self._limits[limit]
+                    del self._callers[limit]
         except TimeoutError:
             raise RequestUnfinished("the request did not arrive in time; try again") from None
 
     def _make_room(self) -> None:
-        if len(self._limits) < MAX_SLOW:
-            return
-        oldest = next(iter(self._limits))
         now = asyncio.get_running_loop().time()
-        ends = oldest.when()
-        if ends is not None and now < ends <= now + REQUEST_SECONDS - SLOW_SECONDS:
-            oldest.reschedule(now)
+        fresh = REQUEST_SECONDS - SLOW_SECONDS
+        slow = list(takewhile(lambda limit: _seconds_left(limit, now) < fresh, self._callers))
+        # The ones given up a moment ago are still there.
+        slow = [limit for limit in slow if _seconds_left(limit, now) > 0]
+        if len(slow) >= MAX_SLOW:
+            shares = [self._callers[limit].share for limit in slow]
+            most, _ = Counter(shares).most_common(1)[0]
+            slow[shares.index(most)].reschedule(now)
+
+
+class _Caller(NamedTuple):
+    """Whose share a request counts for, which is worked out only when there are too many."""
+
+    token: str
+    context: Context
+
+    @property
+    def share(self) -> str:
+        return self.token or address_of(self.context.peer())
+
+
+def _seconds_left(limit: asyncio.Timeout, now: float) -> float:
+    ends = limit.when()
+    return math.inf if ends is None else ends - now
 
 
 def _decoder(read: Deserializer | None) -> Deserializer | None:

@@ -159,6 +159,25 @@ async def test_few_requests_may_be_slow_and_the_oldest_is_given_up(monkeypatch: 
         assert await asyncio.wait_for(slow[1], DEADLINE) == b"answer"
 
 
+async def test_slow_requests_of_one_address_do_not_push_out_those_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(incoming, "SLOW_SECONDS", 0.0)
+    async with (
+        serving(handler_of("unary_unary", fine), host="::") as harness,
+        grpc.aio.insecure_channel(f"[::1]:{harness.port}") as other,
+    ):
+        lone = other.stream_unary("/test.Service/Method")()
+        await eventually(lambda: harness.value("in_flight") == 1, "the other's call")
+        slow = []
+        for opened in range(incoming.MAX_SLOW - 1):
+            slow.append(unfinished(harness))
+            await eventually(lambda opened=opened: harness.value("in_flight") == opened + 2, "the call")
+        assert await harness.call("unary_unary") == [b"answer"]
+        assert "did not arrive" in await refused(slow[0])
+        assert not lone.done()
+
+
 async def test_young_requests_are_never_given_up_for_others() -> None:
     async with serving(handler_of("unary_unary", fine)) as harness:
         answers = await asyncio.gather(*(harness.call("unary_unary") for _ in range(10 * incoming.MAX_SLOW)))

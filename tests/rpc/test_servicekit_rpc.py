@@ -57,8 +57,11 @@ class NotYet(AssertionError):
 
 
 class Harness:
-    def __init__(self, channel: grpc.aio.Channel, metrics: Metrics, server: grpc.aio.Server) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, metrics: Metrics, server: grpc.aio.Server, port: int
+    ) -> None:
         self.channel = channel
+        self.port = port
         self.metrics = metrics
         self.server = server
 
@@ -82,18 +85,18 @@ class Harness:
 
 
 @asynccontextmanager
-async def serving(handler: Any, **options: Any) -> AsyncIterator[Harness]:
+async def serving(handler: Any, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Harness]:
     metrics = Metrics()
     server = build_server(metrics.rpc, **options)
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("test.Service", {"Method": handler})]
     )
-    port = bind(server, "127.0.0.1", 0)
+    port = bind(server, host, 0)
     await server.start()
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unlimited) as channel:
         try:
-            yield Harness(channel, metrics, server)
+            yield Harness(channel, metrics, server, port)
         finally:
             await server.stop(None)
 
