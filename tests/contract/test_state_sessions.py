@@ -94,6 +94,22 @@ async def test_of_two_changes_of_the_same_version_one_wins(state: RedisState) ->
     assert after.round == 1
 
 
+async def test_a_step_that_follows_from_a_job_needs_its_end_as_it_was(state: RedisState) -> None:
+    """A failover of Redis may take back an end that the owner of the session has seen."""
+    lease, session = await running(state)
+    session = await state.sessions.advance(
+        lease, replace(session, current_job_id="j1"), new_job("j1", session_id="s1")
+    )
+    job = await job_of(state)
+    for seen in (replace(job, state=State.SUCCEEDED, model_id="lost"), replace(job, model_id="lost")):
+        with pytest.raises(Conflict, match="failed over"):
+            await state.sessions.advance(lease, replace(session, model_id="lost"), new_job("j2"), seen)
+    assert await state.jobs.get("j2") is None
+    assert await state.sessions.get("s1") == session
+    await state.sessions.advance(lease, replace(session, round=2), new_job("j2"), job)
+    assert await state.jobs.get("j2") is not None
+
+
 async def test_advancing_needs_the_lease_of_that_session(state: RedisState) -> None:
     lease, session = await running(state)
     with pytest.raises(LeaseLost):

@@ -283,7 +283,7 @@ class Trial:
     async def _verify_model(self, session: pb.Session, job: pb.Job) -> None:
         models = await self.operator.list_models(session_id=session.session_id)
         assert [model.model_id for model in models] == [job.model_id], f"models of one round: {models}"
-        assert session.model_id == job.model_id
+        assert session.model_id == job.model_id, f"{session} {job}"
         assert len(models[0].client_metrics) == CLIENTS, models[0]
         content = await download_bytes(self.operator.link, job.model_id)
         shares = _shares_in(content)

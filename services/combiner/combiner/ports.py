@@ -316,12 +316,15 @@ class Sessions(Protocol):
 
     async def claim(self, replica: str) -> Lease | None: ...
 
-    async def advance(self, lease: Lease, session: Session, job: NewJob | None) -> Session:
+    async def advance(
+        self, lease: Lease, session: Session, job: NewJob | None, finished: Job | None = None
+    ) -> Session:
         """Replace the session by `session` if it is still at `session.version`, and submit `job` in the same
         step.
 
-        Returns the session with its new version. If the version differs, nothing happens and `Conflict` is
-        raised. An ended state releases the lease and wakes the next session.
+        Returns the session with its new version. If the version differs, or `finished`, the job that this
+        follows from, has not ended so any more (a failover of Redis took its end back), nothing happens and
+        `Conflict` is raised. An ended state releases the lease and wakes the next session.
         """
 
     async def cancel(self, session_id: str, reason: str) -> Session | None:

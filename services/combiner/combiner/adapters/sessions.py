@@ -15,7 +15,7 @@ from typing import Any, Final
 from combiner.adapters import codec
 from combiner.adapters.connection import Connection
 from combiner.adapters.journal import claimed
-from combiner.domain.types import NewJob, RoundResult, Session, State
+from combiner.domain.types import Job, NewJob, RoundResult, Session, State
 from combiner.ports import Lease
 
 _PAGE = 50
@@ -79,7 +79,9 @@ class RedisSessions:
     async def claim(self, replica: str) -> Lease | None:
         return claimed("session", await self._run("claim", kind="session", replica=replica))
 
-    async def advance(self, lease: Lease, session: Session, job: NewJob | None) -> Session:
+    async def advance(
+        self, lease: Lease, session: Session, job: NewJob | None, finished: Job | None = None
+    ) -> Session:
         if lease.id != session.session_id:
             raise ValueError(f"{lease.work} does not allow to change session {session.session_id}")
         settled, session = _settled(session)
@@ -95,6 +97,12 @@ class RedisSessions:
             "settled": [codec.dumps(dataclasses.asdict(result)) for result in settled],
         }
         extra: dict[str, Any] = {"job": codec.new_job(job)} if job else {}
+        if finished is not None:
+            extra["finished"] = {
+                "job_id": finished.job_id,
+                "state": finished.state,
+                "model_id": finished.model_id,
+            }
         return _session(
             await self._run("session_advance", work=lease.work, token=lease.token, session=entry, **extra)
         )

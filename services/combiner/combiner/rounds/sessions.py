@@ -58,7 +58,7 @@ class SessionRunner:
             metrics = await self._metrics(job) if job else NO_METRICS
             step = next_step(session, SessionConfig.parse(session.config), job, metrics)
             try:
-                await steady(partial(self._shared.sessions.advance, lease, step.session, step.job))
+                await steady(partial(self._shared.sessions.advance, lease, step.session, step.job, job))
             except Conflict:
                 continue
             log.info(
