@@ -7,15 +7,14 @@ the process, and with them the ports that have nothing to do with it.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import resource
-from collections import deque
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fedcombiner.servicekit.shares import by_largest_share
 
 REQUEST_SECONDS: Final = 15.0  # for a request line and headers
 BODY_SECONDS: Final = 30.0  # without a byte of a body that was begun
@@ -58,7 +57,7 @@ class Connections:
         excess = len(self._open) - most_connections()
         if excess > 0:
             waiting = [one for one in self._open if one.has_waited(now) > YOUNG_SECONDS]
-            for connection in islice(by_largest_share(waiting), excess):
+            for connection in islice(by_largest_share(waiting, lambda one: one.address), excess):
                 connection.cut()
 
 
@@ -66,23 +65,6 @@ def most_connections() -> int:
     """How many one port may have: a quarter of the process's files at most, since it has other ports."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 4)
-
-
-def by_largest_share(connections: Iterable[BoundedProtocol]) -> Iterator[BoundedProtocol]:
-    """Each time the first of those of the address that has most left."""
-    of_address: dict[str, deque[BoundedProtocol]] = {}
-    for connection in connections:
-        of_address.setdefault(connection.address, deque()).append(connection)
-    heap = [(-len(queue), address) for address, queue in of_address.items()]
-    heapq.heapify(heap)
-    while heap:
-        _, address = heap[0]
-        queue = of_address[address]
-        yield queue.popleft()
-        if queue:
-            heapq.heapreplace(heap, (-len(queue), address))
-        else:
-            heapq.heappop(heap)
 
 
 class BoundedProtocol(H11Protocol):

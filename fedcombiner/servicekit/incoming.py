@@ -8,18 +8,16 @@ methods that take one request are served as if they took a stream, of which one 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from itertools import takewhile
-from typing import Any, Final, NamedTuple
+from itertools import islice, takewhile
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from fedcombiner.servicekit.caller import address_of, bound_token
 from fedcombiner.servicekit.errors import InvalidArgument, Unavailable
+from fedcombiner.servicekit.shares import by_largest_share
 from fedcombiner.servicekit.wrapping import (
     Context,
     Deserializer,
@@ -34,6 +32,7 @@ REQUEST_SECONDS: Final = 30.0
 # Of the requests that have been arriving for longer than this, so many may; then the caller that has most of
 # them loses its oldest.
 SLOW_SECONDS: Final = 1.0
+SWEEP_SECONDS: Final = 0.5
 MAX_SLOW: Final = 32
 
 RequestCheck = Callable[[Any], Awaitable[None]]
@@ -109,8 +108,7 @@ class _Call:
         await write_responses(self._behaviour, await self._receive(context), context)
 
     async def _receive(self, context: Context) -> Any:
-        async with self._arriving.one(context):
-            data = await context.read()
+        data = await self._arriving.read(context)
         if not isinstance(data, bytes):  # grpc.aio.EOF
             raise InvalidArgument("request", None, "one message")
         request = data if self._read is None else self._read(data)
@@ -120,52 +118,67 @@ class _Call:
         return request
 
 
-class _Arriving:
-    """The requests that are being read. Each pins as much memory as was sent of it, so few may be slow."""
+class _Arrival:
+    """A request that is being read. Who is calling is worked out only when there are too many."""
 
-    def __init__(self) -> None:
-        self._callers: dict[asyncio.Timeout, _Caller] = {}  # the oldest first
+    __slots__ = ("_context", "_token", "began", "given_up", "task")
 
-    @asynccontextmanager
-    async def one(self, context: Context) -> AsyncIterator[None]:
-        """A block that is left with RequestUnfinished when it takes too long."""
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS) as limit:
-                self._make_room()
-                self._callers[limit] = _Caller(bound_token.get(), context)
-                try:
-                    yield
-                finally:
-                    del self._callers[limit]
-        except TimeoutError:
-            raise RequestUnfinished("the request did not arrive in time; try again") from None
-
-    def _make_room(self) -> None:
-        now = asyncio.get_running_loop().time()
-        fresh = REQUEST_SECONDS - SLOW_SECONDS
-        slow = list(takewhile(lambda limit: _seconds_left(limit, now) < fresh, self._callers))
-        # The ones given up a moment ago are still there.
-        slow = [limit for limit in slow if _seconds_left(limit, now) > 0]
-        if len(slow) >= MAX_SLOW:
-            shares = [self._callers[limit].share for limit in slow]
-            most, _ = Counter(shares).most_common(1)[0]
-            slow[shares.index(most)].reschedule(now)
-
-
-class _Caller(NamedTuple):
-    """Whose share a request counts for, which is worked out only when there are too many."""
-
-    token: str
-    context: Context
+    def __init__(self, task: asyncio.Task[Any], began: float, context: Context) -> None:
+        self.task = task
+        self.began = began
+        self.given_up = False
+        self._token = bound_token.get()
+        self._context = context
 
     @property
     def share(self) -> str:
-        return self.token or address_of(self.context.peer())
+        return self._token or address_of(self._context.peer())
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self.task.cancel()
 
 
-def _seconds_left(limit: asyncio.Timeout, now: float) -> float:
-    ends = limit.when()
-    return math.inf if ends is None else ends - now
+class _Arriving:
+    """The requests that are being read. Each pins as much memory as was sent of it, so few may be slow.
+
+    One timer looks after all of them: one for each would be felt by thousands of heartbeats a second.
+    """
+
+    def __init__(self) -> None:
+        self._arrivals: dict[_Arrival, None] = {}  # the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, context: Context) -> Any:
+        """The next message. Raises RequestUnfinished when it takes too long."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        arrival = _Arrival(task, loop.time(), context)
+        self._arrivals[arrival] = None
+        if self._timer is None:
+            self._timer = loop.call_later(SWEEP_SECONDS, self._sweep)
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            if not arrival.given_up or task.uncancel() > 0:
+                raise
+            raise RequestUnfinished("the request did not arrive in time; try again") from None
+        finally:
+            del self._arrivals[arrival]
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        waiting = [one for one in self._arrivals if not one.given_up]
+        slow = list(takewhile(lambda one: now - one.began > SLOW_SECONDS, waiting))
+        late = list(takewhile(lambda one: now - one.began > REQUEST_SECONDS, slow))
+        excess = len(slow) - len(late) - MAX_SLOW
+        for arrival in [
+            *late,
+            *islice(by_largest_share(slow[len(late) :], lambda one: one.share), max(0, excess)),
+        ]:
+            arrival.give_up()
+        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep) if self._arrivals else None
 
 
 def _decoder(read: Deserializer | None) -> Deserializer | None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -149,18 +148,6 @@ async def test_connections_that_were_just_made_are_not_cut(monkeypatch: pytest.M
         for reader, writer in peers:
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert (await asyncio.wait_for(reader.read(), DEADLINE)).endswith(b"quick")
-
-
-def test_the_address_with_most_connections_loses_them_first() -> None:
-    class Connection:
-        def __init__(self, address: str, number: int) -> None:
-            self.address = address
-            self.number = number
-
-    many = [Connection("attacker", number) for number in range(4)]
-    few = [Connection("other", number) for number in range(2)]
-    order: Any = connections.by_largest_share([few[0], *many, few[1]])  # type: ignore[list-item]
-    assert [(one.address, one.number) for one in order][:2] == [("attacker", 0), ("attacker", 1)]
 
 
 def test_a_port_takes_a_quarter_of_the_files_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

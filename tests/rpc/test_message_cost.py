@@ -148,7 +148,7 @@ async def test_few_requests_may_be_slow_and_the_oldest_is_given_up(monkeypatch: 
     monkeypatch.setattr(incoming, "SLOW_SECONDS", 0.0)
     async with serving(handler_of("unary_unary", fine)) as harness:
         slow = []
-        for opened in range(incoming.MAX_SLOW):
+        for opened in range(incoming.MAX_SLOW + 1):
             slow.append(unfinished(harness))
             await eventually(lambda opened=opened: harness.value("in_flight") == opened + 1, "the call")
         assert await harness.call("unary_unary") == [b"answer"]
@@ -170,7 +170,7 @@ async def test_slow_requests_of_one_address_do_not_push_out_those_of_another(
         lone = other.stream_unary("/test.Service/Method")()
         await eventually(lambda: harness.value("in_flight") == 1, "the other's call")
         slow = []
-        for opened in range(incoming.MAX_SLOW - 1):
+        for opened in range(incoming.MAX_SLOW):
             slow.append(unfinished(harness))
             await eventually(lambda opened=opened: harness.value("in_flight") == opened + 2, "the call")
         assert await harness.call("unary_unary") == [b"answer"]
