@@ -1,7 +1,7 @@
 """The siege: `python -m tests.siege.run --minutes 10 --write docs/siege.md`.
 
 Two attackers by turns do all that is in `attacks.py` while ten honest clients take part in rounds, for so
-many minutes, and then again the other way round; then what the processes hold is compared. `--short` makes
+many minutes, and then again; then what the processes hold is compared. `--short` makes
 each attack once, for some seconds, and asks only that all rounds end and no process dies. `--only NAME` makes
 one attack, in all its ways, and asks the same.
 """
@@ -50,11 +50,8 @@ def main() -> None:
     parser.add_argument("--only", choices=ATTACKS)
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args()
-    plans = [turns(both=not options.short, swapped=swapped) for swapped in (False, True)]
-    if options.short:
-        plans = plans[:1]
-    if options.only:
-        plans = [[turn for plan in plans for turn in plan if turn.attack == options.only]]
+    plan = [turn for turn in turns(every=not options.short) if options.only in (None, turn.attack)]
+    plans = [plan] if options.short or options.only else [plan, plan]
     seconds = SHORT_TURN_S if options.short else options.minutes * 60 / len(plans[0])
     measured = len(plans) > 1
     try:

@@ -15,6 +15,7 @@ from typing import Final, Self
 import psutil
 
 from fedcombiner.client.operator import OperatorClient
+from tests.faults.stack import COMBINERS
 from tests.siege.attacks import ATTACKS, large_answers, takes_part
 from tests.siege.honest import HONEST, MEMBER, Rounds
 from tests.siege.limits import Limits, scratch_bytes
@@ -55,17 +56,15 @@ class Died(AssertionError):
     """A process of the stack is gone."""
 
 
-def turns(*, both: bool, swapped: bool = False) -> list[Turn]:
-    """Each attack, by `both` attackers or one of them, the way by turns; the other one if `swapped`."""
+def turns(*, every: bool) -> list[Turn]:
+    """`every` attack by both attackers in both ways; or each attack once, attacker and way by turns."""
+    ways = [(who, past) for past in (False, True) for who in (STRANGER, MEMBER)]
     plan = []
     for number, attack in enumerate(ATTACKS):
-        past = (number % 2 == 0) == swapped
-        ways = [(STRANGER, past), (MEMBER, not past)]
+        mine = ways if every else [ways[number % len(ways)]]
         if attack == takes_part.__name__:
-            ways = [(MEMBER, False)]
-        elif not both:
-            ways = [ways[number // 2 % 2]]
-        plan += [Turn(attack, who, past) for who, past in ways]
+            mine = [(MEMBER, False)]
+        plan += [Turn(attack, who, past) for who, past in mine]
     return plan
 
 
@@ -141,7 +140,7 @@ class Siege:
     async def _begin(self, turn: Turn, seconds: float) -> asyncio.subprocess.Process:
         member = turn.who == MEMBER
         target = self.stack.target(
-            past=turn.past,
+            COMBINERS[member] if turn.past else None,
             token=self.rounds.member_token if member else "",
             name=MEMBER if member else HONEST[0],
             model_id=self.rounds.seed,
@@ -181,7 +180,7 @@ class Siege:
             found[f"open files of {name}"] = process.num_fds()
         async with self.stack.state as state:
             found["memory of Redis, bytes"] = (await state.info("memory"))["used_memory"]
-        found["scratch, bytes"] = scratch_bytes(self.stack.directory / "scratch")
+        found["scratch disk, bytes"] = scratch_bytes(self.stack.directory / "scratch")
         return found
 
 

@@ -14,7 +14,8 @@ OPERATOR_TOKEN: Final = "operator-of-the-siege"
 SETTINGS: Final = {"OPERATOR_TOKEN": OPERATOR_TOKEN, "REQUIRE_CLIENT_TOKENS": "true", "LOG_LEVEL": "warning"}
 SERVICES: Final = (*COMBINERS, "modelstore-1")
 MEMORY: Final = 512 << 20
-REDIS_MAXMEMORY: Final = 64 << 20
+# So little that retention is at work when the first siege ends: else what rounds leave would grow on.
+REDIS_MAXMEMORY: Final = 16 << 20
 
 
 class SiegeStack(Stack):
@@ -30,11 +31,11 @@ class SiegeStack(Stack):
         self._limits = limits
         self._past: dict[str, tuple[str, str]] = {}  # name -> gRPC, HTTP
 
-    def target(self, *, past: bool, token: str, name: str, model_id: str) -> Target:
-        """What an attacker is told: the gateway, or the services `past` it."""
-        if not past:
+    def target(self, past: str | None, *, token: str, name: str, model_id: str) -> Target:
+        """What an attacker is told: the gateway, or this combiner and the modelstore `past` it."""
+        if past is None:
             return Target(self.gateway, self.gateway, self.gateway, token, name, model_id)
-        (combiner, http), (modelstore, _) = self._past["combiner-1"], self._past["modelstore-1"]
+        (combiner, http), (modelstore, _) = self._past[past], self._past["modelstore-1"]
         return Target(combiner, modelstore, http, token, name, model_id)
 
     async def _start(self) -> None:
