@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -26,32 +27,22 @@ class Limits:
 
     def limit_memory(self, pid: int, limit: int) -> None:
         """From now on: call it when the process has just begun."""
-        group = self._group(MEMORY, pid)
-        if group is not None:
-            one = group / "memory.limit_in_bytes"
-            (one if one.exists() else group / "memory.max").write_text(str(limit))
-            (group / "cgroup.procs").write_text(str(pid))
-            self.how[MEMORY] = f"a control group ({group.parent.parent.name or 'v2'})"
-            return
-        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
-        self.how[MEMORY] = "RLIMIT_DATA: no control group can be made here"
+        files = {"memory.max": limit, "memory.limit_in_bytes": limit}
+        if self._grouped(MEMORY, pid, files):
+            self.how[MEMORY] = "control groups"
+        else:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+            self.how[MEMORY] = "RLIMIT_DATA, as no control group can be made here"
 
     def limit_cpu(self, pid: int, cores: float) -> None:
-        group = self._group(CPU, pid)
-        if group is not None:
-            quota = int(PERIOD_US * cores)
-            if (group / "cpu.max").exists():
-                (group / "cpu.max").write_text(f"{quota} {PERIOD_US}")
-            else:
-                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-                (group / "cpu.cfs_quota_us").write_text(str(quota))
-            (group / "cgroup.procs").write_text(str(pid))
+        quota = int(PERIOD_US * cores)
+        if self._grouped(CPU, pid, {"cpu.max": f"{quota} {PERIOD_US}", "cpu.cfs_quota_us": quota}):
             self.how[CPU] = "a control group"
             return
         task = asyncio.create_task(_duty(pid, cores), name="duty cycle")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.how[CPU] = "SIGSTOP and SIGCONT by turns: no control group can be made here"
+        self.how[CPU] = "SIGSTOP and SIGCONT by turns, as no control group can be made here"
 
     async def __aenter__(self) -> Limits:
         return self
@@ -63,25 +54,28 @@ class Limits:
             with suppress(OSError):  # somebody is still in it
                 path.rmdir()
 
-    def _group(self, controller: str, pid: int) -> Path | None:
-        """A new group with this controller; None where none can be made."""
+    def _grouped(self, controller: str, pid: int, files: Mapping[str, object]) -> bool:
+        """Put a process into a group of its own, with what those of the files say that are there: the names
+        differ between the two versions of control groups. False if that is not possible.
+        """
         unified = (CGROUPS / "cgroup.controllers").exists()
         base = CGROUPS if unified else CGROUPS / controller
         group = base / self._name / f"{controller}-{pid}"
         try:
             for path in (group.parent, group):
+                if unified:
+                    (path.parent / "cgroup.subtree_control").write_text(f"+{controller}")
                 if not path.exists():
                     path.mkdir()
                     self._made.append(path)
-                if unified and path != group:
-                    for parent in (base, path):
-                        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
-            known = (group / name for name in ("memory.limit_in_bytes", "memory.max", "cpu.max"))
-            if any(path.exists() for path in (*known, group / "cpu.cfs_quota_us")):
-                return group
+            known = [name for name in files if (group / name).exists()]
+            for name in known:
+                (group / name).write_text(str(files[name]))
+            if known:
+                (group / "cgroup.procs").write_text(str(pid))
         except OSError:
-            pass
-        return None
+            return False
+        return bool(known)
 
 
 async def _duty(pid: int, cores: float) -> None:

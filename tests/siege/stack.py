@@ -11,7 +11,7 @@ from tests.siege.limits import Limits
 from tests.siege.target import Target
 
 OPERATOR_TOKEN: Final = "operator-of-the-siege"
-SETTINGS: Final = {"OPERATOR_TOKEN": OPERATOR_TOKEN, "REQUIRE_CLIENT_TOKENS": "true", "LOG_LEVEL": "warning"}
+SETTINGS: Final = {"OPERATOR_TOKEN": OPERATOR_TOKEN, "REQUIRE_CLIENT_TOKENS": "true"}
 SERVICES: Final = (*COMBINERS, "modelstore-1")
 MEMORY: Final = 512 << 20
 # So little that retention is at work when the first siege ends: else what rounds leave would grow on.

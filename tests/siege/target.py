@@ -17,11 +17,12 @@ from fedcombiner.wire.pb import fedn_pb2
 
 @dataclass
 class Spending:
-    """Bytes at `rate` a second and no faster, until `seconds` are over."""
+    """Bytes at `rate` a second and no faster, until `seconds` are over. `sent` are those so far."""
 
     rate: float
     seconds: float
     sent: int = 0
+    booked: int = 0
     begun: float = field(default_factory=time.monotonic)
 
     @property
@@ -30,9 +31,9 @@ class Spending:
 
     async def spend(self, number: int) -> None:
         """Wait until so many bytes more are within the rate."""
+        self.booked += number
+        await asyncio.sleep(max(0.0, self.begun + self.booked / self.rate - time.monotonic()))
         self.sent += number
-        due = self.begun + self.sent / self.rate
-        await asyncio.sleep(max(0.0, min(due, self.begun + self.seconds) - time.monotonic()))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.faults.processes import Program
 from tests.faults.stack import COMBINERS, ROOT, Stack, path_to
 from tests.faults.trial import Trial
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 BEFORE: Final = "eb06b9b"
 STEPS: Final = (Point("combiner", "jobs.accept", "before"), Point("combiner", "jobs.commit", "before"))

@@ -18,7 +18,7 @@ from tests.upgrade import scene
 from tests.upgrade.make_state import ARRIVES_LAST, FAILS, SENDS_NONSENSE
 from tests.upgrade.old_state import unpack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 STATES: Final = sorted((Path(__file__).parent / "fixtures").glob("state-*.tar.xz"))
 ALL: Final = frozenset(map(scene.name_of, range(scene.CLIENTS)))
