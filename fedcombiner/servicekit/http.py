@@ -119,8 +119,9 @@ def operations_app(
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    async def readyz(_request: Request) -> Response:
-        state = health.readiness.ask()
+    async def readyz(request: Request) -> Response:
+        host = request.client.host if request.client else ""
+        state = health.readiness.ask(f"{host} {request.headers.get('user-agent', '')[:100]}")
         return PlainTextResponse(f"{state}\n", status_code=READYZ_STATUS[state])
 
     async def statusz(_request: Request) -> Response:

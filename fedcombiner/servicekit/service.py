@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
@@ -30,8 +31,10 @@ from fedcombiner.servicekit.rpc import (
 from fedcombiner.servicekit.settings import ServiceSettings
 from fedcombiner.servicekit.tls import ServerIdentity, load_identity
 
-# The gateway looks every second, and then needs no more than its connection takes.
+# The gateway looks every second, or later if it is busy. What it sent before may still be on its way then.
 LEAVE_SECONDS: Final = 2.0
+LEAVE_MOST_SECONDS: Final = 6.0
+SETTLE_SECONDS: Final = 0.5
 # Beyond the time that is given to calls, for whatever else a server does when it is stopped.
 MARGIN_SECONDS: Final = 5.0
 
@@ -226,9 +229,12 @@ class Service(Generic[AccessT]):
         if self._server is not None:
             rpc = RpcServer(self._server, grace=drain)
             await start("rpc", rpc, stop_seconds=drain + FAREWELL_SECONDS + MARGIN_SECONDS)
+        self._prepare_drain()
+        # Only now: whoever finds it ready may stop it, and expects a drain.
         if self._ready_at_once:
             self.health.readiness.mark_ready()
-        self._prepare_drain()
+        else:
+            self.supervisor.spawn("ready", self.health.ready_on_first_contact())
 
     async def _start_operations(self) -> None:
         app = operations_app(
@@ -266,8 +272,6 @@ class Service(Generic[AccessT]):
         self.access.start(self.supervisor)
         for name, work in self._tasks:
             self.supervisor.spawn(name, work())
-        if not self._ready_at_once:
-            self.supervisor.spawn("ready", self.health.ready_on_first_contact())
 
     # --- its end
 
@@ -298,12 +302,19 @@ class _Leaving:
 
     def __init__(self, health: Health) -> None:
         self._readiness = health.readiness
-        self._until = 0.0
+        self._watched = False
+        self._begun = 0.0
 
     async def begin(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._until = loop.time() + (LEAVE_SECONDS if self._readiness.watched else 0)
+        self._watched = self._readiness.watched
+        self._begun = asyncio.get_running_loop().time()
         self._readiness.mark_draining()
 
     async def finish(self) -> None:
-        await asyncio.sleep(self._until - asyncio.get_running_loop().time())
+        if not self._watched:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._begun + LEAVE_MOST_SECONDS):
+                await self._readiness.everybody_told()
+        told = asyncio.get_running_loop().time()
+        await asyncio.sleep(max(self._begun + LEAVE_SECONDS - told, SETTLE_SECONDS))

@@ -18,8 +18,9 @@ from fedcombiner.servicekit.settings import without_credentials
 
 log = structlog.get_logger(__name__)
 
-# Gateways and probes ask every few seconds.
-WATCHED_SECONDS: Final = 15.0
+# A gateway asks every second; somebody who has not asked for longer does not go by the answer.
+WATCHED_SECONDS: Final = 5.0
+MAX_WATCHERS: Final = 100
 
 State = Literal["starting", "ready", "draining"]
 
@@ -33,21 +34,35 @@ class Readiness:
         self.state: State = "starting"
         self._notify = notify
         self._clock = clock
-        self._asked_at: float | None = None
+        self._asked: dict[str, tuple[float, State]] = {}  # the last that asked is the last
+        self._told = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         return self.state == "ready"
 
-    def ask(self) -> State:
-        """The state, for somebody who sends calls to this process by it."""
-        self._asked_at = self._clock()
+    def ask(self, who: str) -> State:
+        """The state, for somebody who may send calls to this process by it."""
+        self._asked.pop(who, None)
+        self._asked[who] = (self._clock(), self.state)
+        while len(self._asked) > MAX_WATCHERS:
+            del self._asked[next(iter(self._asked))]
+        if self.state == "draining" and all(state == "draining" for state in self._watchers()):
+            self._told.set()
         return self.state
 
     @property
     def watched(self) -> bool:
         """Whether anybody has asked lately."""
-        return self._asked_at is not None and self._clock() - self._asked_at < WATCHED_SECONDS
+        return bool(self._watchers())
+
+    async def everybody_told(self) -> None:
+        """Return when everybody who asks has been told that this process drains."""
+        await self._told.wait()
+
+    def _watchers(self) -> list[State]:
+        """What those were told who have asked lately."""
+        return [state for at, state in self._asked.values() if self._clock() - at < WATCHED_SECONDS]
 
     def mark_ready(self) -> None:
         """Ready, unless it is draining already: there is no way back from that."""

@@ -77,12 +77,12 @@ class Process(Program):
         await eventually(under_way, f"a call of {method}")
 
     async def has_left(self) -> None:
-        """Wait until it is told to stop and says so."""
+        """Wait until it has given the gateway time to notice that it stops."""
 
         async def left() -> bool:
-            return '"state": "draining"' in self.log.read_text()
+            return '"component": "left the gateway"' in self.log.read_text()
 
-        await eventually(left, f"{self.name} to drain")
+        await eventually(left, f"{self.name} to leave the gateway")
 
 
 @pytest.fixture

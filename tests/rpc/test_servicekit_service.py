@@ -130,21 +130,62 @@ async def test_calls_are_served_as_ever_while_the_gateway_is_left(monkeypatch: p
         await asyncio.wait_for(leaving, DEADLINE)
 
 
+async def test_it_is_ready_when_it_takes_calls() -> None:
+    """Its back ends have answered before."""
+    service = made()
+    seen: list[bool] = []
+
+    class Slow:
+        async def start(self) -> None:
+            await asyncio.wait_for(service.health.backends.first_contact(), DEADLINE)
+            seen.append(service.health.readiness.ready)
+
+        async def stop(self) -> None: ...
+
+    service.component("slow", Slow())
+    service.health.backends.register("store").mark_up()
+    async with service, operators_of(service) as http:
+        async with asyncio.timeout(DEADLINE):
+            while (await http.get("/readyz")).status_code != 200:
+                pass
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE)
+        assert (seen, reply.status) == ([False], SERVING)
+
+
 async def test_nobody_is_waited_for_who_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedcombiner.servicekit.service.LEAVE_SECONDS", 3600.0)
     async with asyncio.timeout(DEADLINE), made(ready_at_once=True):
         pass
 
 
-def test_a_process_is_watched_for_as_long_as_somebody_asks_again() -> None:
+async def test_a_process_is_watched_for_as_long_as_somebody_asks_again() -> None:
     now = [0.0]
     readiness = Readiness(clock=lambda: now[0])
     assert not readiness.watched
-    assert readiness.ask() == "starting"
+    assert readiness.ask("gateway") == "starting"
     now[0] = WATCHED_SECONDS - 0.1
     assert readiness.watched
     now[0] = WATCHED_SECONDS
     assert not readiness.watched
+
+
+async def test_everybody_who_asks_is_told_of_the_drain() -> None:
+    """A gateway that is late holds the drain up, somebody who asked once long ago does not."""
+    now = [0.0]
+    readiness = Readiness(clock=lambda: now[0])
+    readiness.ask("once")
+    now[0] = WATCHED_SECONDS
+    for gateway in ("one", "two"):
+        readiness.ask(gateway)
+    readiness.mark_draining()
+    told = asyncio.create_task(readiness.everybody_told())
+    readiness.ask("one")
+    await asyncio.wait({told}, timeout=0)
+    assert not told.done()
+    readiness.ask("two")
+    await asyncio.wait_for(told, DEADLINE)
 
 
 async def _close(service: Service[Everybody], closed: asyncio.Event) -> None:
