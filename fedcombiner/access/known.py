@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 REFRESH_S: Final = 5.0
 # How often tokens that are not in the copy make us look for them, however many come: one may be brand-new.
 LOOK_AGAIN_S: Final = 1.0
-MAX_WAITING: Final = 1000  # calls with such tokens; with so many, the next ones are refused at once
+MAX_WAITING: Final = 1000  # calls with such tokens; beyond that, calls are refused at once
 
 
 class KnownTokens:

@@ -1,4 +1,4 @@
-"""What a ModelService spends on its peers, and where it counts what they do."""
+"""Limits of a ModelService for its peers, and the meter of what they do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -43,7 +43,7 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _Receive: TypeAlias = Callable[[], Awaitable[Buffer | None]]
 
 _RECEIVED: Final = "Got model successfully."
-# An upload waits for a place to run with so many bytes in hand, or with all it has.
+# An upload has so many bytes in hand, or all of them, before it waits for a slot to run.
 _FIRST_BYTES: Final = 64 << 10
 
 

@@ -16,7 +16,7 @@ class Traffic:
     """The transfers of one direction. Each begins, and then runs.
 
     Twice as many may begin as may run. An upload begins by sending its first bytes, and with those in hand it
-    waits for a place to run; those that wait to begin are not read, so HTTP/2 flow control keeps their data
+    waits for a slot to run; those that wait to begin are not read, so HTTP/2 flow control keeps their data
     at the peer. `happened` is told of each of `lanes.EVENTS`.
     """
 

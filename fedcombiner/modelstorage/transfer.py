@@ -21,7 +21,7 @@ GRACE_S: Final = 1.0
 
 
 class Transfer:
-    """What the lanes know of an Upload or a Download.
+    """An Upload or a Download, as the lanes see it.
 
     Time counts from the wait for a peer to the next byte that it moves: a message without data is no
     progress, and time that the store takes is nobody's.

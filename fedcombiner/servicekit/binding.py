@@ -17,7 +17,7 @@ class BindError(StartupError):
         super().__init__(f"{setting}={port}: cannot listen on {host}:{port}: {reason}")
 
 
-def place(host: str, port: int) -> str:
+def host_port(host: str, port: int) -> str:
     """HOST:PORT, as URLs and gRPC have it: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if is_ipv6(host) else f"{host}:{port}"
 

@@ -18,8 +18,8 @@ class Entry(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Entries in the order in which they were added. It has no bound of its own: whoever adds takes entries
-    of the `heaviest` owner out until the rest fits, so that no owner can push out another's.
+    """Entries in the order in which they were added. It has no bound of its own: its user removes
+    entries of the `heaviest` owner until the rest fits, so that no owner can push out another's.
 
     Every operation takes constant time, whatever the number of owners and entries.
     """
@@ -58,7 +58,7 @@ class FairQueue(Generic[T]):
         self._resize(entry.owner, -entry.size)
 
     def owners(self) -> KeysView[str]:
-        """Those who have entries, in the order in which they came to have some."""
+        """Owners that have entries, in the order of their oldest one."""
         return self._of.keys()
 
     def number_of(self, owner: str) -> int:
@@ -73,7 +73,7 @@ class FairQueue(Generic[T]):
     def heaviest(self) -> str:
         """The owner whose entries are the largest in all, to within a factor of two.
 
-        Of equal ones it is the one that grew last: newcomers never displace those who were there.
+        Among equals it is the one that grew last: newcomers never displace those who were there.
         """
         return next(reversed(self._classes[max(self._classes)]))
 

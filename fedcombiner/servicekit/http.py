@@ -22,7 +22,7 @@ from fedcombiner.servicekit.metrics import Metrics
 from fedcombiner.servicekit.status import State
 from fedcombiner.servicekit.tls import IdentityInFiles, server_context
 
-# The answer of /readyz by state. A gateway takes 404 for: send no new calls, and let those under way end.
+# The answer of /readyz by state. On 404 a gateway sends no new calls, and lets those under way end.
 READYZ_STATUS: Final[Mapping[State, int]] = {"starting": 503, "ready": 200, "draining": 404}
 
 Section = Callable[[], object]
@@ -72,7 +72,7 @@ class HttpServer:
         self._sockets: list[socket.socket] = []
 
     def bind(self) -> None:
-        """Listen; who connects waits for the start. Raises BindError."""
+        """Listen; connections wait for the start. Raises BindError."""
         try:
             self._sockets = listen(self.host, self.port)
         except OSError as error:

@@ -29,7 +29,7 @@ from fedcombiner.servicekit.wrapping import (
 )
 
 REQUEST_SECONDS: Final = 30.0
-# Of the requests that have been arriving for longer than this, so many may; then the caller that has most of
+# At most MAX_SLOW requests may be arriving for longer than this; beyond that, the caller that has most of
 # them loses its oldest.
 SLOW_SECONDS: Final = 1.0
 SWEEP_SECONDS: Final = 0.5

@@ -11,7 +11,7 @@ import grpc.aio
 import structlog
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from fedcombiner.servicekit.binding import BindError, place, probe
+from fedcombiner.servicekit.binding import BindError, host_port, probe
 from fedcombiner.servicekit.incoming import RequestReader
 from fedcombiner.servicekit.interceptor import RpcInterceptor, RpcMetrics
 from fedcombiner.servicekit.requests import RequestIds
@@ -27,7 +27,7 @@ MAX_RECEIVE_BYTES: Final = 4 * MIB + 64 * 1024
 # Servers of a group: with eight, 300 clients' calls at once no longer hold up heartbeats by half a second.
 LINES: Final = 8
 
-# What calls that were ended have for sending their status.
+# Time for calls that were ended to send their status.
 FAREWELL_SECONDS: Final = 1.0
 
 SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
@@ -42,13 +42,13 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     # A peer that connects and says nothing, or never ends its handshake.
     ("grpc.server_handshake_timeout_ms", 20_000),
-    # Of one connection. A client has a few, a gateway opens another connection for more.
+    # Calls of one connection. A client has a few; a gateway opens another connection for more.
     ("grpc.max_concurrent_streams", 1_000),
     ("grpc.http2.max_pings_without_data", 0),
     # What a slow reader can make the server hold: 7 MiB with these, 28 MiB with the defaults.
     ("grpc.http2.bdp_probe", 0),
-    # What an upload that waits makes it hold. More is let through while a message is read: a client with a
-    # round trip of 50 ms sends 18 MiB/s, and 22 with a mebibyte here.
+    # Bytes that a waiting upload makes the server hold. More is let through while a message is read: a client
+    # with a round trip of 50 ms sends 18 MiB/s, and 22 MiB/s with a mebibyte here.
     ("grpc.http2.lookahead_bytes", 96 * 1024),
 )
 
@@ -160,7 +160,7 @@ def bind(
 
     Raises BindError naming the `setting`.
     """
-    address = place(host, port)
+    address = host_port(host, port)
     try:
         # gRPC does not say why it cannot listen, and is content with one of several addresses of a name.
         probe(host, port)

@@ -14,10 +14,10 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from fedcombiner.servicekit import openfiles
 from fedcombiner.servicekit.health import Health
 from fedcombiner.servicekit.http import HttpServer, Section, operations_app
 from fedcombiner.servicekit.lifecycle import Component, Lifecycle, Stop, Supervisor
+from fedcombiner.servicekit.machine import raise_open_files
 from fedcombiner.servicekit.metrics import LoopLag, Metrics
 from fedcombiner.servicekit.probe import keep_probing
 from fedcombiner.servicekit.rpc import (
@@ -44,7 +44,7 @@ Identify = Callable[[], Coroutine[Any, Any, ServerIdentity]]
 
 
 class Access(Protocol):
-    """What decides who may call what."""
+    """Decides who may call what."""
 
     @property
     def interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]: ...
@@ -61,7 +61,7 @@ class Service(Generic[AccessT]):
     """One process of ours, or all that makes one up.
 
     Everything is declared before it is run or entered as `async with`. It starts in this order: the port for
-    operators; the ports of clients are opened, and whoever connects waits; the parts, as declared; background
+    operators; the ports of clients are opened, and connections wait; the parts, as declared; background
     tasks; HTTP; gRPC. It stops in the reverse order, after it has drained:
 
     1. `/readyz` says so, and what was declared `on_drain` is done, while calls are served as ever;
@@ -211,7 +211,7 @@ class Service(Generic[AccessT]):
         await self._lifecycle.__aexit__(kind, error, trace)
 
     async def _start(self) -> None:
-        openfiles.raise_limit()
+        raise_open_files()
         start = self._lifecycle.start
         await start("health", self.health)
         await start("loop lag", LoopLag(self.metrics))
@@ -298,7 +298,7 @@ class _Owned:
 
 
 class _Leaving:
-    """Gives whoever sends calls here by `/readyz` the time to send them elsewhere, if there is anybody."""
+    """Gives a gateway that watches `/readyz` time to send calls elsewhere; no time if nobody watches."""
 
     def __init__(self, health: Health) -> None:
         self._readiness = health.readiness

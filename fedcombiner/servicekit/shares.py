@@ -1,4 +1,4 @@
-"""Choosing whom something is taken from, when callers together have too much of it."""
+"""Choosing which caller loses something when all callers together have too much of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def by_largest_share(things: Iterable[T], share: Callable[[T], str]) -> Iterator[T]:
-    """Each time the first of those whose share has most left."""
+    """Yield the first thing of the share that has most of them left, again and again."""
     of_share: dict[str, deque[T]] = {}
     for thing in things:
         of_share.setdefault(share(thing), deque()).append(thing)

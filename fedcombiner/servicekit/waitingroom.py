@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-MAX_HELD: Final = 4000  # with so many, the next ones are refused at once
+MAX_HELD: Final = 4000  # beyond that, callers are refused at once
 
 
 class WaitingRoom:

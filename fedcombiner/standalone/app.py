@@ -29,7 +29,7 @@ from fedcombiner.access.roles import Role
 from fedcombiner.access.secret import new_token
 from fedcombiner.access.setup import AccessControl
 from fedcombiner.modelstorage.stores import make_store
-from fedcombiner.servicekit.binding import place
+from fedcombiner.servicekit.binding import host_port
 from fedcombiner.servicekit.lifecycle import Stop
 from fedcombiner.servicekit.service import Service
 from fedcombiner.servicekit.settings import ServiceSettings
@@ -106,7 +106,7 @@ class Standalone:
         service = self._compose()
         await service.__aenter__()
         self._service = service
-        self.metrics_url = f"http://{place(self._settings.host, service.operations_port)}"
+        self.metrics_url = f"http://{host_port(self._settings.host, service.operations_port)}"
         return self
 
     async def __aexit__(
@@ -169,8 +169,10 @@ class Standalone:
     def _announce(self, service: Service[AccessControl], combiner: CombinerApp) -> None:
         """Let the combiner announce itself to the discovery of this process."""
         host, identity = self._settings.host, service.identity
-        self.address = place(host, service.port)
-        self.discovery_url = f"{'http' if identity is None else 'https'}://{place(host, service.http_port)}"
+        self.address = host_port(host, service.port)
+        self.discovery_url = (
+            f"{'http' if identity is None else 'https'}://{host_port(host, service.http_port)}"
+        )
         # The certificate need not be for the address that we listen on.
         trust = None if identity is None else pinned_context(identity)
         own = self._combiner_settings(

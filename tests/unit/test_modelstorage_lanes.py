@@ -30,10 +30,10 @@ class Told(Transfer):
 
 
 class Lanes:
-    def __init__(self, places: int, slow_places: int = 2, max_waiting: int | None = None) -> None:
+    def __init__(self, slots: int, slow_slots: int = 2, max_waiting: int | None = None) -> None:
         self.events: list[str] = []
-        self.slow = SlowLane(slow_places, self.events.append)
-        self.lane = Lane(places, self.slow, self.events.append, max_waiting)
+        self.slow = SlowLane(slow_slots, self.events.append)
+        self.lane = Lane(slots, self.slow, self.events.append, max_waiting)
         self.entered: list[Told] = []
         self.tasks: dict[Told, asyncio.Task[None]] = {}
 
@@ -121,7 +121,7 @@ async def test_a_slow_transfer_moves_when_somebody_waits_and_not_before() -> Non
 
 
 async def test_a_full_slow_lane_ends_the_slowest_of_the_client_with_the_most() -> None:
-    lanes = Lanes(1, slow_places=3)
+    lanes = Lanes(1, slow_slots=3)
     crowd = [Told("crowd", rate=9, slow=True), Told("crowd", rate=5, slow=True)]
     slowest = Told("other", rate=1, slow=True)
     await lanes.bring([*crowd, slowest, Told("crowd", rate=7, slow=True), Told("new")])
@@ -130,7 +130,7 @@ async def test_a_full_slow_lane_ends_the_slowest_of_the_client_with_the_most() -
 
 
 async def test_a_full_slow_lane_from_which_nobody_may_be_ended_keeps_the_places() -> None:
-    lanes = Lanes(1, slow_places=1)
+    lanes = Lanes(1, slow_slots=1)
     transfers = of("a", 3, slow=True)
     for transfer in transfers:
         transfer.can_be_cut = False  # type: ignore[misc]

@@ -32,7 +32,7 @@ could overflow, and a sum that overflowed is not exact.
 """
 
 _SURPLUS_ENTRIES: Final = 1000
-"""Of so many arrays that are not the parent's a refusal may name some; reading more would cost too much."""
+"""How many arrays beyond the parent's are read, for a refusal to name some; more would cost too much."""
 
 _BLOB_DTYPE: Final = np.dtype("<f4")
 _ARCHIVE: Final = b"PK\x03\x04"

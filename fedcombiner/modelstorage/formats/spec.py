@@ -26,7 +26,7 @@ READABLE_DTYPES: Final = frozenset(
 
 _WIDEST_BYTES: Final = 8
 _HEADER_BYTES: Final = 1024
-"""Of one array: two headers of the archive and one of npy, which holds the shape."""
+"""For one array: two headers of the archive and one of npy, which holds the shape."""
 _SLACK_BYTES: Final = 1 << 20
 
 

@@ -11,7 +11,7 @@ from combiner.ports import Roster, StateUnavailable
 log = structlog.get_logger()
 
 FLUSH_S = 0.3
-BATCH = 5_000  # one step of Redis for all of many would keep everybody else waiting
+BATCH = 1_000  # in one step: Redis does nothing else for a few milliseconds meanwhile
 
 
 class Beats:

@@ -8,7 +8,7 @@ import grpc
 
 from fedcombiner.client.link import channel_options
 from fedcombiner.client.trust import Trust
-from fedcombiner.servicekit.binding import place
+from fedcombiner.servicekit.binding import host_port
 from fedcombiner.servicekit.errors import InvalidArgument
 
 MAX_PORT: Final = 65_535
@@ -49,7 +49,7 @@ def target_of(address: object, port: object) -> str:
         raise InvalidArgument("address", address, "a host name or an IP address")
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
         raise InvalidArgument("port", port, f"a whole number from 1 to {MAX_PORT}")
-    return place(address, port)
+    return host_port(address, port)
 
 
 def trust_in(certificate: bytes | str | None) -> Trust | None:

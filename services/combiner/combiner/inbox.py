@@ -7,7 +7,7 @@ dropped because too many waited, its job lists the client as unrecorded.
 
 Updates and other answers wait apart, and clients that had a task lately apart from everybody else: anybody
 can make up names, but not tasks. Each queue is bounded in all and for each client (`ReplayQueue` says what is
-dropped). What is to be listed as unrecorded waits likewise.
+dropped). Listings as unrecorded wait in queues of the same kind.
 """
 
 from __future__ import annotations

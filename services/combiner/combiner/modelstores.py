@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 import structlog
 
-from fedcombiner.servicekit.binding import place
+from fedcombiner.servicekit.binding import host_port
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Modelstores:
 
     async def _is_ready(self, address: Address) -> bool:
         try:
-            return (await self._http.get(f"http://{place(*address)}/readyz")).status_code == 200
+            return (await self._http.get(f"http://{host_port(*address)}/readyz")).status_code == 200
         except httpx.HTTPError:
             return False
 

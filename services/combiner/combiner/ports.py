@@ -517,7 +517,7 @@ class Memory:
 
     @property
     def part(self) -> float:
-        """Of the maximum; 0 without one."""
+        """Part of the maximum that is used; 0 without one."""
         return self.used / self.maximum if self.maximum else 0.0
 
 

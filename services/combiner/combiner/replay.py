@@ -10,13 +10,13 @@ from typing import Final
 import structlog
 
 from combiner.ports import StateUnavailable
-from fedcombiner.modelstorage.store import StoreFull, StoreUnavailable
+from fedcombiner.modelstorage.store import STORE_AWAY
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.fairqueue import Entry, FairQueue
 
 log = structlog.get_logger()
 
-AWAY: Final = (StateUnavailable, StoreUnavailable, StoreFull)
+AWAY: Final = (StateUnavailable, *STORE_AWAY)
 BACKOFF: Final = Backoff(initial=0.05, maximum=1.0)
 CONCURRENCY: Final = 32  # as many connections to Redis as a replica has
 OVERHEAD: Final = 1024  # bytes of an entry beside its text, about
@@ -24,7 +24,7 @@ OVERHEAD: Final = 1024  # bytes of an entry beside its text, about
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of a replay queue: entries and bytes in all, and entries of one client."""
+    """Bounds of a replay queue: entries and bytes in all, and entries of one client."""
 
     entries: int
     size: int

@@ -48,7 +48,7 @@ class ClientReports(Outbox[Report]):
             del self._newest[next(iter(self._newest))]
 
     def mean(self, name: str) -> float:
-        """Of one of `SUMMED`, over the clients that told it lately at this replica; NaN if none did."""
+        """Mean of one of `SUMMED` over the clients that told it lately at this replica; NaN if none did."""
         values = self._fresh(name)
         return sum(values) / len(values) if values else math.nan
 

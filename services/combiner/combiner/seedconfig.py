@@ -10,7 +10,7 @@ from typing import Any, Final
 from combiner.aggregation import AGGREGATORS
 from combiner.connect import anybody
 from combiner.settings import CombinerSettings
-from fedcombiner.servicekit.binding import is_ipv6, is_loopback, place
+from fedcombiner.servicekit.binding import host_port, is_ipv6, is_loopback
 from fedcombiner.servicekit.errors import InvalidArgument
 
 # FEDn's command puts them there; they mean nothing once the config is read.
@@ -64,7 +64,7 @@ def _addresses(given: Mapping[str, Any]) -> dict[str, Any]:
         "host": listen,
         "port": port,
         "metrics_host": given.get("metrics_host", listen),
-        "advertise": place(host, port) if port else "",
+        "advertise": host_port(host, port) if port else "",
         "advertise_fqdn": given.get("fqdn", ""),
     }
 
@@ -81,7 +81,7 @@ def _discovery(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     scheme = "https" if given.get("secure") else "http"
     port = given.get("discover_port") or (443 if given.get("secure") else 80)
-    return {"discovery_url": f"{scheme}://{place(host, port)}", "discovery_token": given.get("token", "")}
+    return {"discovery_url": f"{scheme}://{host_port(host, port)}", "discovery_token": given.get("token", "")}
 
 
 def _certificate(given: Mapping[str, Any]) -> dict[str, Any]:

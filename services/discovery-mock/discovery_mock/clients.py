@@ -101,7 +101,7 @@ class ClientDesk:
 
 
 def _sender(request: Request) -> str:
-    """Who asks: by its token, else by its address."""
+    """The sender of a request: its token, else its address."""
     token = admitted(request.scope)
     if token is not None:
         return token.key

@@ -36,7 +36,7 @@ def build_servicer(settings: ModelstoreSettings, store: ModelStore, metrics: Met
     moved = metrics.counters("model_bytes_total", "Bytes of models, by way.", way=WAYS)
     events = metrics.counters(
         "transfer_events_total",
-        "Model transfers that went on in the slow lane, were cut there, gave their place to another client "
+        "Model transfers that went on in the slow lane, were cut there, gave their slot to another client "
         "for a while, were refused because too many waited, or had their connection closed, by way.",
         way=WAYS,
         event=EVENTS,

@@ -32,7 +32,7 @@ class ModelstoreSettings(StoreSettings, AccessSettings):
         256 << 10,
         ge=1,
         le=1 << 30,
-        description="bytes a second below which a peer is slow, and gives its place up when others wait; "
+        description="bytes a second below which a peer is slow, and gives up its slot when others wait; "
         "1 to 1073741824",
     )
     idle_seconds: Seconds = Field(

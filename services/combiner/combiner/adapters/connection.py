@@ -32,7 +32,7 @@ from fedcombiner.version import __version__
 
 CONNECTIONS = 32  # of one replica; who finds all of them busy waits for COMMAND_S, then gets StateUnavailable
 
-# What must outlive the primary before anybody is told, where REDIS_WAIT says so.
+# Scripts whose effects must be on replicas before anybody is told of them, if REDIS_WAIT is set.
 WAITED: Final = frozenset(
     {
         "job_submit",

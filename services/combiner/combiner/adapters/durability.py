@@ -15,9 +15,10 @@ log = structlog.get_logger()
 
 
 def shortcomings(info: Mapping[str, Any], replicas: int) -> Sequence[str]:
-    """What is set otherwise than docs/state.md asks for, in sentences for a person.
+    """Settings that differ from what docs/state.md asks for, as sentences for a person.
 
-    `info`: fields of INFO, and `appendfsync` where Redis tells it; what it does not tell is taken for good.
+    `info`: fields of INFO, and `appendfsync` where Redis tells it; a setting that it does not tell is assumed
+    to be right.
     `replicas`: how many have to have each confirmed step (REDIS_WAIT).
     """
     found = []
@@ -37,7 +38,7 @@ def shortcomings(info: Mapping[str, Any], replicas: int) -> Sequence[str]:
 
 
 class Durability:
-    """What was found at the last look; each change of it is logged once."""
+    """The findings of the last look; each change is logged once."""
 
     def __init__(self, metrics: Metrics, replicas: int = 0) -> None:
         self._replicas = replicas

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from itertools import islice
 
 from combiner.adapters.connection import Connection
 from combiner.adapters.tasks import LostReplies
@@ -11,7 +10,6 @@ from combiner.domain.types import Presence
 from combiner.ports import Stream, StreamChange, View
 
 _PAGE = 500
-_BEATS_AT_ONCE = 1000  # in one step: Redis does nothing else for a few milliseconds meanwhile
 
 
 class RedisRoster:
@@ -22,9 +20,8 @@ class RedisRoster:
         self._lost = lost
 
     async def beat(self, clients: Mapping[str, str]) -> None:
-        names = iter(clients.items())
-        while page := dict(islice(names, _BEATS_AT_ONCE)):
-            await self._run("beat", clients=page)
+        if clients:
+            await self._run("beat", clients=dict(clients))
 
     async def opened(self, stream: Stream) -> None:
         await self.change([StreamChange(stream, opened=True)])

@@ -42,7 +42,7 @@ def mean_metrics(clients: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Figures:
-    """What the clients of one validation answered: the means, and each client's own figures.
+    """Figures that the clients of one validation answered: the means, and each client's own.
 
     Bounded whatever they answer: values of MAX_DISTINCT names, the first ones, count in the means, and of
     each client's own figures the first are kept, MAX_CLIENT_VALUES shared among all. Clients are to be added

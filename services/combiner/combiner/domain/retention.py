@@ -10,9 +10,9 @@ from combiner.domain.types import Model, State
 
 DAY_S = 86_400.0
 ORPHAN_S = DAY_S
-# Data without a record; longer than any process may hang between writing the one and the other.
-LEFTOVER_S = 7 * DAY_S
 """Age from which an object in `models/` that no record names can go: longer than any commit takes."""
+LEFTOVER_S = 7 * DAY_S
+"""Age from which data without a record can go: no process hangs for as long between writing the two."""
 UPLOAD_S = 7 * DAY_S
 """Age from which an upload that nobody asked for can go."""
 

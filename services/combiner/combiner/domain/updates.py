@@ -14,7 +14,7 @@ from typing import Any
 from combiner.domain.jsontext import read_object, text_of
 from combiner.domain.params import is_id
 
-# Of JSON. Reading as much takes the event loop a few milliseconds at most, whatever it holds.
+# Characters of JSON. Reading as much takes the event loop a few milliseconds at most, whatever it holds.
 MAX_CHARS = 256 * 1024
 MAX_EXAMPLES = 2**29 - 1
 _ROUND_CHARS = 128

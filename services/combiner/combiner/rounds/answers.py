@@ -1,4 +1,4 @@
-"""What clients answered to a validation, read and parsed in portions: it can be hundreds of MiB."""
+"""Answers of clients to a validation, read and parsed in portions: they can be hundreds of MiB."""
 
 from __future__ import annotations
 

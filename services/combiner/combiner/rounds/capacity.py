@@ -37,7 +37,7 @@ class Capacity:
 
     @classmethod
     def measured(cls, scratch: Path) -> Capacity:
-        """Of this process, before it has any work."""
+        """The capacity of this process, measured before it has any work."""
         pages = [int(field) for field in Path("/proc/self/statm").read_text().split()]
         page = os.sysconf("SC_PAGE_SIZE")
         limits = [(memory_bytes(), pages[_RSS] * page)]

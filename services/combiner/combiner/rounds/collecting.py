@@ -134,8 +134,8 @@ class Collector:
             return self._clock.now() - self._trouble.seconds_ago >= opened_at
 
         if not blameless() and not self._has_looked:
-            # What broke the call may not have been seen yet. Only now, and once for all that have failed by
-            # now: to look at what hangs takes long.
+            # The cause may not have been seen yet. Look only now, and once for all clients that have failed:
+            # looking at a back end that hangs takes long.
             await self._trouble.look()
             self._has_looked = True
         if not blameless():

@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 COMMIT_PATIENCE_S = 5.0
 MAX_DEATHS = 5
-"""So often owners of a job may die in a row, with no progress in between, before it is given up."""
+"""How many owners of a job may die in a row, without progress in between; the next owner fails the job."""
 
 
 class CommitRefused(RoundFailed):

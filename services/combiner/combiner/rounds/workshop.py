@@ -1,4 +1,4 @@
-"""What all rounds of a process share: threads, memory and scratch, and their patience with the store."""
+"""Shared by all rounds of a process: threads, memory and scratch, and patience with the store."""
 
 from __future__ import annotations
 

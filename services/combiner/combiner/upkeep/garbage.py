@@ -42,7 +42,7 @@ class Garbage:
         """
         async for removal in self._objects("models", self._orphans, dry_run):
             yield removal
-        # Of uploads, the bucket's rules remove it.
+        # Leftovers of uploads are removed by the bucket's rules.
         async for leftover in self._store.sweep("models", timedelta(seconds=LEFTOVER_S), dry_run=dry_run):
             yield Removal(Kind.LEFTOVER, leftover.name, "its writer was killed", leftover.size)
         async for removal in self._objects("uploads", self._uploads, dry_run):
