@@ -41,9 +41,9 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "the answer is sent before the journal is written",
-        COMBINER / "inbox.py",
-        "            done, _ = await asyncio.wait([task], timeout=hold_s)\n",
-        "            done, _ = await asyncio.wait([task], timeout=0)\n",
+        COMBINER / "clients" / "inbox.py",
+        "            finished, _ = await asyncio.wait([done], timeout=hold_s)\n",
+        "            finished, _ = await asyncio.wait([done], timeout=0)\n",
         "SIGKILL of combiner before jobs.receive",
     ),
     Mutation(

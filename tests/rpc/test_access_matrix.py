@@ -17,7 +17,7 @@ import grpc.aio
 import httpx
 import pytest
 import pytest_asyncio
-from combiner.streams import StreamHub
+from combiner.clients.streams import StreamHub
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2

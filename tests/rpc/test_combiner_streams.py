@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import grpc.aio
 import pytest
-from combiner.streams import MAX_STREAMS_OF_CLIENT, TOO_MANY
+from combiner.clients.streams import MAX_STREAMS_OF_CLIENT, TOO_MANY
 
 from fedcombiner.wire.eras import PREDICTION, TRAINING, VALIDATION
 from fedcombiner.wire.pb import fedn_pb2

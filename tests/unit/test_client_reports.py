@@ -6,8 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+from combiner.clients.reports import FRESH_S, NAMES_MAX, ClientReports, numbers, texts
 from combiner.ports import Report, ReportKind, StateUnavailable
-from combiner.reports import FRESH_S, NAMES_MAX, ClientReports, numbers, texts
 
 
 class Kept:

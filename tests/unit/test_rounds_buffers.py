@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from combiner.beats import BATCH, Beats
-from combiner.outbox import Outbox
+from combiner.clients.beats import BATCH, Beats
+from combiner.clients.outbox import Outbox
+from combiner.clients.statuses import TEXT_CHARS, Statuses
 from combiner.ports import StateUnavailable
-from combiner.statuses import TEXT_CHARS, Statuses
 
 from fedcombiner.wire.eras import ERAS
 from fedcombiner.wire.pb import fedn_pb2

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from combiner.asked import AskedClients
+from combiner.clients.asked import AskedClients
+from combiner.clients.inbox import ANSWER_CHARS, AnswerMessage, Inbox, UpdateMessage
+from combiner.clients.replay import CONCURRENCY, OVERHEAD, Bounds
 from combiner.domain.types import Reason
 from combiner.domain.updates import TaskRef, UpdateMeta
-from combiner.inbox import ANSWER_CHARS, AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import Event, Received, StateUnavailable, Verdict
-from combiner.replay import CONCURRENCY, OVERHEAD, Bounds
 from combiner.rounds.feed import Feed
 
 from fedcombiner.modelstorage.store import ObjectInfo, ObjectKey, StoreUnavailable
@@ -253,7 +253,7 @@ async def test_strangers_take_no_room_of_clients_that_were_asked(back: Back) -> 
 
 
 def test_who_was_asked_is_what_the_log_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("combiner.asked.LIMIT", 3)
+    monkeypatch.setattr("combiner.clients.asked.LIMIT", 3)
     log: Any = None
     feed = Feed(log)
     asked = AskedClients(feed)

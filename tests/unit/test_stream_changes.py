@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from combiner.clients.streamchanges import StreamChanges
 from combiner.ports import Stream, StreamChange, View
-from combiner.streamchanges import StreamChanges
 
 BATCH = 300
 

@@ -15,16 +15,18 @@ from combiner.adapters.limits import Limits
 from combiner.adapters.state import RedisState
 from combiner.announce import Announcer, Load
 from combiner.announced_tls import announced_identity
-from combiner.asked import AskedClients
-from combiner.beats import Beats
 from combiner.capabilities import EraCapabilities
 from combiner.catalog import Catalog
+from combiner.clients.asked import AskedClients
+from combiner.clients.beats import Beats
+from combiner.clients.inbox import Inbox
+from combiner.clients.reports import ClientReports
+from combiner.clients.statuses import Statuses
+from combiner.clients.streams import StreamHub
 from combiner.domain.leases import DEFAULT_WINDOWS, OutageGuard, Windows
-from combiner.inbox import Inbox
 from combiner.metrics import CombinerMetrics
 from combiner.modelstores import Modelstores
 from combiner.ports import Event, Shared, StateUnavailable, View
-from combiner.reports import ClientReports
 from combiner.rounds.clock import SharedClock
 from combiner.rounds.feed import RESYNC, Feed
 from combiner.rounds.jobs import JobRunner, Tools
@@ -42,8 +44,6 @@ from combiner.servicers.tokens import TokensServicer
 from combiner.servicers.upkeep import REDIS, UpkeepServicer
 from combiner.settings import CombinerSettings, replica_name
 from combiner.specs import Specs
-from combiner.statuses import Statuses
-from combiner.streams import StreamHub
 from combiner.tuning import Tuning
 from combiner.upkeep.backup import Backups
 from combiner.upkeep.garbage import Garbage

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import structlog
 
-from combiner.beats import Beats
+from combiner.clients.beats import Beats
+from combiner.clients.inbox import Inbox
+from combiner.clients.statuses import Statuses
 from combiner.domain.updates import parse_failure
-from combiner.inbox import Inbox
 from combiner.ports import Roster, StateUnavailable, View
 from combiner.rounds.meter import Meter
 from combiner.servicers.common import Context, client_name, redis_away
 from combiner.servicers.reports import ReportRpcs
-from combiner.statuses import Statuses
 from combiner.tuning import Tuning
 from fedcombiner.wire.eras import era_of_sender
 from fedcombiner.wire.pb import fedn_pb2

@@ -5,11 +5,11 @@ Never fails: an error would end the client.
 
 from __future__ import annotations
 
+from combiner.clients.reports import ClientReports, numbers, texts
+from combiner.clients.statuses import Statuses
 from combiner.ports import Report, ReportKind
-from combiner.reports import ClientReports, numbers, texts
 from combiner.rounds.meter import Meter
 from combiner.servicers.common import Context, client_name
-from combiner.statuses import Statuses
 from fedcombiner.wire.eras import ERAS
 from fedcombiner.wire.pb import fedn_pb2
 

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 import structlog
 
 from combiner.capabilities import TYPE_OF_KIND
+from combiner.clients.inbox import AnswerMessage, Inbox, UpdateMessage
+from combiner.clients.streams import Replaced, StreamHub
 from combiner.domain.params import is_id
 from combiner.domain.types import Kind
 from combiner.domain.updates import parse_task_data, parse_update_meta
-from combiner.inbox import AnswerMessage, Inbox, UpdateMessage
 from combiner.ports import StateUnavailable, Task, Tasks, View
 from combiner.rounds.meter import Meter
 from combiner.servicers.common import NAME_ALLOWED, Context, client_name, other_name, redis_away, user_agent
 from combiner.servicers.reports import ReportRpcs
-from combiner.streams import Replaced, StreamHub
 from fedcombiner.servicekit.errors import InvalidArgument, NotFound, Unavailable
 from fedcombiner.servicekit.waitingroom import WaitingRoom
 from fedcombiner.wire import eras

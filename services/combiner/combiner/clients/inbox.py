@@ -20,10 +20,10 @@ from typing import Final
 
 import structlog
 
+from combiner.clients.replay import Bounds, ReplayQueue
 from combiner.domain.types import Reason
 from combiner.domain.updates import TaskRef, UpdateMeta
 from combiner.ports import Received, Shared, Verdict
-from combiner.replay import Bounds, ReplayQueue
 from combiner.rounds.meter import Meter
 from fedcombiner.modelstorage.store import ModelStore, ObjectDamaged, ObjectInfo, ObjectKey
 from fedcombiner.servicekit.errors import InvalidArgument

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from combiner.outbox import Outbox
+from combiner.clients.outbox import Outbox
 from combiner.ports import Log
 from fedcombiner.wire.eras import Era
 from fedcombiner.wire.pb import fedn_pb2

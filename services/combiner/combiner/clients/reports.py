@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, islice
 
-from combiner.outbox import Outbox
+from combiner.clients.outbox import Outbox
 from combiner.ports import Report, ReportKind, Reports
 from fedcombiner.servicekit.errors import printable
 

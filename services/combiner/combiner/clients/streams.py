@@ -17,9 +17,9 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from combiner.clients.streamchanges import StreamChanges
 from combiner.ports import Event, Shared, StateUnavailable, Stream, Task, View
 from combiner.rounds.feed import RESYNC, Feed
-from combiner.streamchanges import StreamChanges
 from fedcombiner.servicekit.backoff import Backoff
 from fedcombiner.servicekit.errors import Unavailable
 
