@@ -55,7 +55,7 @@ class RpcMetrics:
         )
         self.refused = Counter(
             "fedcombiner_rpc_requests_refused_total",
-            "Requests that were refused unread: too long for their method, or not sent to their end in time.",
+            "Requests refused unread, by method and reason: too_long for the method, or unfinished in time.",
             (*method, "reason"),
             registry=registry,
         )

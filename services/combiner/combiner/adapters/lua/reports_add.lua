@@ -1,5 +1,5 @@
 -- a.entries: {client, kind, values (name -> text), session_id, round_id, model_id}. Also a sign of life: what is kept of a
--- client goes with it, and nothing is kept of whoever has had no stream yet.
+-- client goes with it, and nothing is kept of a client that has had no stream yet.
 -- What the client does just now; of metrics, which may be told after the answer, also what it did last.
 local function job_for(client, kind, session_id, round_id, model_id)
   local function fits(id)

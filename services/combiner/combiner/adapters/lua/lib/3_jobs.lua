@@ -35,13 +35,13 @@ local function update_ms(deadline_ms)
 end
 
 -- Without the answers, which can be large.
--- How many updates one owner has folded, at most: what a job that kills its owners never gets past.
+-- The most updates that one owner has folded: a job that kills its owners never gets past it.
 local function job_folded(id, number)
   local before = tonumber(call('HGET', job_key(id), 'folded') or '0')
   if number > before then call('HSET', job_key(id), 'folded', number) end
 end
 
--- An owner went away without giving its job back. Counted anew once there was progress since the last one.
+-- An owner went away without giving its job back. The count starts again when there was progress since the last one.
 local function job_owner_died(id)
   local kind, folded, accepted, before = unpack(call('HMGET', job_key(id), 'kind', 'folded', 'accepted', 'died_at'))
   local progress = kind == 'training' and (folded or '0') or accepted

@@ -1,9 +1,9 @@
--- What clients told beside their answers: told:<client>, a hash of <kind>:<name> -> text; bounded for each, and in sum.
+-- Reports of clients, told beside their answers: told:<client>, a hash of <kind>:<name> -> text; bounded for each client and in all.
 local TOLD_OVERHEAD = 48  -- bytes of a value, beside its name and text
 
 local function told_key(client) return P .. 'told:' .. client end
 
--- The sum is never below nothing: what an earlier version kept was not counted.
+-- The sum never goes below zero: an earlier version kept reports without counting them.
 local function told_count(bytes)
   if call('INCRBY', P .. 'told:bytes', bytes) < 0 then call('SET', P .. 'told:bytes', 0) end
 end

@@ -1,6 +1,6 @@
 -- Who is there: seen (client -> ms of Redis), eras, names (client -> its name), cut (clients), subs:<view> (client -> open streams), streams:<replica>.
--- Whoever has had no stream yet is a guest (guests: client -> ms, as in seen): anybody can send any name, so guests
--- have a small part of the roster for themselves, and nothing but this is kept of them.
+-- A client that has had no stream yet is a guest (guests: client -> ms, as in seen). Anybody can send any name, so
+-- guests have a small part of the roster for themselves, and nothing but this is kept of them.
 local FORGOTTEN_AT_ONCE = 20  -- and as many as came
 local GUESTS = 0.125
 
@@ -115,7 +115,7 @@ local function names_refused(number)
   if number > 0 then call('HINCRBY', P .. 'retention', 'refused', number) end
 end
 
--- Streams that found no room are registered again when there is some: whoever has one keeps it and waits for tasks.
+-- Streams that found no room are registered again when there is some: their clients keep them and wait for tasks.
 local function streams_recalled()
   local since = tonumber(call('HGET', P .. 'retention', 'waiting'))
   if not since or since > NOW - limits.recall_ms then return end
@@ -146,7 +146,7 @@ local function roster_beat(clients)
     local is_guest = guest[i] or not (before[i] or has_stream(client))
     if before[i] or not is_guest or guest_admitted(room) then
       seen[#seen + 1], seen[#seen + 2] = NOW, client
-      -- At once, for whoever is looked at next: it counts.
+      -- At once: it counts for the client that is looked at next.
       if is_guest then call('ZADD', P .. 'guests', NOW, client) end
       if clients[client] ~= '' then call('HSETNX', P .. 'eras', client, clients[client]) end
       if wanted and (not before[i] or is_silent(before[i])) then came[#came + 1] = client end

@@ -9,7 +9,7 @@ local function model_register(m)
   return true
 end
 
--- What a validation found: the means are a.metrics, the clients' own figures TEXT. The clients' own figures are kept for as long as the job that brought them.
+-- Figures of a validation: the means are a.metrics, the clients' own are TEXT, kept for as long as the job that brought them.
 local function model_metrics(model_id, job_id)
   local key = P .. 'model:' .. model_id
   if call('EXISTS', key) == 0 then return end

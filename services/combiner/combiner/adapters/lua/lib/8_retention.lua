@@ -1,4 +1,4 @@
--- Which jobs and sessions that ended are no longer kept: the oldest first, and of each kind not the newest one.
+-- Retention of ended jobs and sessions: the oldest go first; the newest one of each kind stays.
 local PURGED_RECORDS = 20000  -- at most in one step: Redis does nothing else for about 100 ms meanwhile
 
 local function ended_queue(kind, most)
