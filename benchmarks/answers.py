@@ -1,4 +1,4 @@
-"""What a validation with large answers costs Redis, and how long it holds up the event loop.
+"""The cost of a validation with large answers for Redis, and how long it holds up the event loop.
 
     python -m benchmarks.answers [--clients 5000] [--bytes 62000] [--metrics 50]
 

@@ -30,7 +30,7 @@ from fedcombiner.modelstorage.diskfiles import (
 )
 from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.readahead import read_ahead
-from fedcombiner.modelstorage.room import Room
+from fedcombiner.modelstorage.reserve import DiskReserve
 from fedcombiner.modelstorage.scratch import ScratchArea
 from fedcombiner.modelstorage.store import (
     KINDS,
@@ -61,7 +61,7 @@ class DiskStore:
 
     def __init__(self, root: Path, *, reserve: int = 0) -> None:
         self._root = root
-        self._room = Room(reserve)
+        self._reserve = DiskReserve(reserve)
         self._scratch = ScratchArea(root / "tmp")
         self._workers = Workers(_THREADS, "disk-store")
 
@@ -81,7 +81,7 @@ class DiskStore:
 
     @asynccontextmanager
     async def writer(self, key: ObjectKey, *, max_bytes: int) -> AsyncIterator[DiskWriter]:
-        part = Part(self._scratch.path(), self._room)
+        part = Part(self._scratch.path(), self._reserve)
         writer = DiskWriter(part, key, self._directory(key), max_bytes, self._workers)
         try:
             yield writer
@@ -123,7 +123,7 @@ class DiskStore:
 
     async def ping(self) -> None:
         await self._workers.run(self._scratch.probe)
-        await self._workers.run(partial(self._room.check, self._scratch.directory))
+        await self._workers.run(partial(self._reserve.check, self._scratch.directory))
 
     def _directory(self, key: ObjectKey) -> Path:
         if not self._scratch.is_open:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fedcombiner.modelstorage.readahead import BATCH_CHUNKS
-from fedcombiner.modelstorage.room import Room
+from fedcombiner.modelstorage.reserve import DiskReserve
 from fedcombiner.modelstorage.store import (
     ObjectDamaged,
     ObjectInfo,
@@ -38,9 +38,9 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)
 class Part:
     """An object in the making, in a directory of its own. Nothing is opened before the first `append`."""
 
-    def __init__(self, directory: Path, room: Room) -> None:
+    def __init__(self, directory: Path, reserve: DiskReserve) -> None:
         self._directory = directory
-        self._room = room
+        self._reserve = reserve
         self._descriptor = -1
         self._hash = hashlib.sha256()
         self._size = 0
@@ -52,7 +52,7 @@ class Part:
 
     def append(self, batch: Sequence[memoryview]) -> None:
         """Raises StoreFull if the disk has no room for it."""
-        self._room.check(self._directory.parent, sum(map(len, batch)))
+        self._reserve.check(self._directory.parent, sum(map(len, batch)))
         if not self.is_open:
             self._directory.mkdir()
             self._descriptor = os.open(self._directory / DATA, _NEW_FILE, 0o644)

@@ -164,7 +164,7 @@ async def answers_of(state: RedisState, job: Job | None = None) -> dict[str, str
 
 
 def figures(texts: Mapping[str, str]) -> Figures:
-    """Of clients' answers."""
+    """The figures in clients' answers."""
     made = Figures(len(texts))
     made.add(texts)
     return made

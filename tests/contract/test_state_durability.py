@@ -1,4 +1,4 @@
-"""What is confirmed outlives the primary if REDIS_WAIT says so; and what Redis tells of its settings."""
+"""Confirmed steps survive the primary if REDIS_WAIT is set; and what Redis tells of its settings."""
 
 from __future__ import annotations
 

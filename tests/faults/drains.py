@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Tally:
-    """What came of calls, transfers and streams."""
+    """The outcomes of calls, transfers and streams."""
 
     def __init__(self) -> None:
         self.fine: Counter[str] = Counter()

@@ -132,7 +132,7 @@ async def test_an_aggregate_that_the_journal_refuses_again_fails_the_job_with_th
 
 
 async def test_a_journal_that_a_failover_took_back_is_read_again(combiner: Replica) -> None:
-    """What the owner was told of an update is not so any more: it goes on from what is there now."""
+    """A failover took back what the owner knew of an update: it goes on from the journal as it is now."""
     accept, refused = combiner.state.jobs.accept, False
 
     async def refuse_once(*step: Any, **more: Any) -> None:

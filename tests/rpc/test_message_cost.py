@@ -1,4 +1,4 @@
-"""What a call costs the server before it is known whose call it is, and after."""
+"""The cost of a call for the server, before and after its token is checked."""
 
 from __future__ import annotations
 

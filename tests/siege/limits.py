@@ -89,7 +89,7 @@ async def _duty(pid: int, cores: float) -> None:
 
 
 def scratch_bytes(directory: Path) -> int:
-    """What is in a directory, whoever removes some of it meanwhile."""
+    """The entries of a directory, although others may be removing some meanwhile."""
     total = 0
     for place, _, names in os.walk(directory):
         for name in names:

@@ -1,4 +1,4 @@
-"""What a siege came to: whether it is good, and as docs/siege.md."""
+"""The result of a siege: whether it is good, and as docs/siege.md."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Result:
     how: Mapping[str, str] = field(default_factory=dict)
 
     def troubles(self, *, measured: bool) -> list[str]:
-        """What is not as it must be; the figures count only if the siege was `measured`."""
+        """The failures; figures count only if the siege was `measured`."""
         found = list(self.broken)
         found += ["no round ended in a siege" for median in self.medians if median is None]
         if not measured:

@@ -43,7 +43,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Line:
-    """What came of a turn. `median` is None if no round ended in it."""
+    """The result of a turn. `median` is None if no round ended in it."""
 
     turn: Turn
     sent: int
@@ -170,7 +170,7 @@ class Siege:
                 raise Died(f"{name} ended during: {turn} (see {program.log})")
 
     async def held(self) -> Mapping[str, int]:
-        """What the processes hold when it has been quiet for a while and a session has run: by name."""
+        """Memory of the processes by name, after a quiet while and a session."""
         await asyncio.sleep(SETTLE_S)
         await self.rounds.session()
         found: dict[str, int] = {}

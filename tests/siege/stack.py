@@ -32,7 +32,7 @@ class SiegeStack(Stack):
         self._past: dict[str, tuple[str, str]] = {}  # name -> gRPC, HTTP
 
     def target(self, past: str | None, *, token: str, name: str, model_id: str) -> Target:
-        """What an attacker is told: the gateway, or this combiner and the modelstore `past` it."""
+        """The addresses for an attacker: the gateway, or this combiner and the modelstore `past` it."""
         if past is None:
             return Target(self.gateway, self.gateway, self.gateway, token, name, model_id)
         (combiner, http), (modelstore, _) = self._past[past], self._past["modelstore-1"]

@@ -1,4 +1,4 @@
-"""What an attacker is up against, and what it may spend."""
+"""The target of an attacker, and what it may spend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the combiner says of a Redis that does not keep what it confirms."""
+"""Warnings about a Redis that does not keep what it confirms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds the most, in constant time and against a plain account."""
+"""The heaviest owner, in constant time, compared with a plain account."""
 
 from __future__ import annotations
 

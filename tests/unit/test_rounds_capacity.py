@@ -1,4 +1,4 @@
-"""What fits into the memory and scratch of a process, and who waits for whom."""
+"""Rounds that fit into the memory and scratch of a process, and the order in which they wait."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_scratch_directory_that_cannot_be_looked_at_refuses_nothing(tmp_path: 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_a_limit_of_the_process_counts(limit: str, tmp_path: Path) -> None:
-    """What it has mapped without work is taken off: far more than is resident."""
+    """Memory that is mapped without work is subtracted: far more than is resident."""
     script = f"""
 import resource, pathlib
 from combiner.rounds.capacity import Capacity

@@ -1,4 +1,4 @@
-"""What the roster is still to be told of streams: bounded, and never so little that a stream is forgotten."""
+"""The queue of stream changes for the roster: bounded, and no stream is forgotten."""
 
 from __future__ import annotations
 

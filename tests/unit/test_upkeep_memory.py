@@ -1,4 +1,4 @@
-"""What the watch over Redis's memory removes and says."""
+"""The watch over Redis's memory: what it removes and logs."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ CONFIG: Final = {
 
 
 class HalfARound:
-    """What the clients do in the round that is not to end: 0 and 1 answer, 2 fails, 3 uploads no model, 4
+    """The clients' part in the round that is not to end: 0 and 1 answer, 2 fails, 3 uploads no model, 4
     waits for `last`, and the others are silent.
     """
 
@@ -102,7 +102,7 @@ async def _what_ends(operator: OperatorClient) -> None:
 
 
 async def _tell(operator: OperatorClient, link: Link) -> None:
-    """What clients say besides: reports, a status, an answer that nobody asked for; and one with an id."""
+    """Other messages of clients: reports, a status, an answer that nobody asked for; and one with an id."""
     training = (await operator.list_jobs(session_id=scene.FINISHED))[0]
     sender = fedn.Client(name=scene.name_of(0), role=fedn.CLIENT)
     await link.combiner.SendModelMetric(

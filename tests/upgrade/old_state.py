@@ -57,7 +57,7 @@ def unpack(archive: Path, directory: Path) -> dict[str, Any]:
 
 
 def _later(shown: Any, seconds: int) -> Any:
-    """What an operator was shown, with all its times moved."""
+    """The view of an operator, with all its times moved."""
     if isinstance(shown, list):
         return [_later(item, seconds) for item in shown]
     if not isinstance(shown, dict):

@@ -1,4 +1,4 @@
-"""What the fixture of an old state and its test share: the clients, and what an operator is shown."""
+"""Shared by the fixture of an old state and its test: the clients, and the view of an operator."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def shown(operator: OperatorClient) -> dict[str, Any]:
 
 
 def _told(client: Message) -> dict[str, Any]:
-    """Of a client, without what depends on the time and on its connections."""
+    """A client, without what depends on the time and on its connections."""
     found = _dict(client)
     return {key: found.get(key) for key in ("client", "name", "era", "report")}
 

@@ -1,4 +1,4 @@
-"""Room that the model store leaves free on its disk, for whatever else is on it: Redis above all."""
+"""The part of its disk that the model store leaves free for other programs, above all Redis."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from fedcombiner.modelstorage.store import StoreFull
 
 
-class Room:
-    """At least `reserve` bytes of the disk stay free, as far as the model store can see to it. Blocking."""
+class DiskReserve:
+    """At least `reserve` bytes of the disk stay free, as far as that depends on the model store. Blocking."""
 
     def __init__(self, reserve: int) -> None:
         self._reserve = reserve
