@@ -5,8 +5,9 @@ when the peer has taken the last, so flow control reaches through from disk to p
 RESOURCE_EXHAUSTED and FAILED_PRECONDITION never come from here, because they end FEDn's clients.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
@@ -45,6 +46,8 @@ _Receive: TypeAlias = Callable[[], Awaitable[Buffer | None]]
 _RECEIVED: Final = "Got model successfully."
 # An upload has so many bytes in hand, or all of them, before it waits for a slot to run.
 _FIRST_BYTES: Final = 64 << 10
+# How long an answer waits for the end of a stream whose last message has come.
+END_SECONDS: Final = 5.0
 
 
 class ModelServiceServicer:
@@ -87,6 +90,7 @@ class ModelServiceServicer:
                     await self.uploads.share(transfer)
                 info = await writer.commit()
         log.info("model received", model_id=info.key.id, size=info.size)
+        await _end_of_requests(context)
         return encode_response(info.key.id, OK, message=_RECEIVED)
 
     @raw_messages
@@ -192,6 +196,18 @@ def _places(model_id: str) -> tuple[ObjectKey, ...]:
         return ObjectKey("models", model_id), ObjectKey("uploads", model_id)
     except InvalidArgument:
         return ()
+
+
+async def _end_of_requests(context: _Context) -> None:
+    """Read what is left of the requests: nothing but the end of their stream, from any client that we know.
+
+    An answer before that end makes gRPC reset the stream behind it. A gateway that sees both at once passes
+    the reset on, and the client takes its upload for failed.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            while isinstance(await context.read(), bytes):
+                pass
 
 
 class _Unneeded:

@@ -151,6 +151,33 @@ async def test_a_message_beyond_the_limit_of_grpc_leaves_nothing(service: Servic
 # ---- the same id again ----
 
 
+async def test_an_upload_is_answered_when_its_stream_has_ended(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway may pass on the reset that follows an earlier answer, in place of the answer."""
+    monkeypatch.setattr("fedcombiner.modelstorage.servicer.END_SECONDS", 3600.0)
+    call = service.open_upload()
+    for message in messages_of(b"12345"):
+        await call.write(message)
+    async with asyncio.timeout(DEADLINE):
+        while (await service.download("m1"))[-1].status != OK:
+            pass
+    await service.content("m1")  # an answer would have come before that of this later call
+    assert not call.done()
+    await call.done_writing()
+    assert (await call).status == OK
+
+
+async def test_an_upload_whose_stream_does_not_end_is_answered_all_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedcombiner.modelstorage.servicer.END_SECONDS", 0.01)
+    call = service.open_upload()
+    for message in messages_of(b"12345"):
+        await call.write(message)
+    assert (await call).status == OK
+
+
 async def test_uploading_a_complete_id_again_keeps_the_first_bytes(service: Service) -> None:
     first = data_of(CHUNK_SIZE)
     await service.upload(*messages_of(first))
