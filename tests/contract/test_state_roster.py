@@ -98,6 +98,19 @@ async def test_thousands_beat_and_are_found(state: RedisState, bench: Bench) -> 
     assert [presence.client for presence in await listed(state.roster.list())] == names
 
 
+async def test_the_memory_of_redis_is_read_once_in_a_step(state: RedisState, bench: Bench) -> None:
+    def reads() -> int:
+        return bench.raw.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"]
+
+    names = [f"c{number}" for number in range(100)]
+    await state.roster.beat({})
+    before = reads()
+    await state.roster.beat(dict.fromkeys(names, "0.6"))
+    await state.roster.change([StreamChange(bench.stream(name), opened=True) for name in names])
+    # This look itself, and one for each of the two steps.
+    assert reads() - before <= 3
+
+
 async def test_many_changes_happen_in_their_order(bench: Bench, state: RedisState) -> None:
     one, two = bench.stream("c1"), bench.stream("c2")
     changes = [

@@ -35,8 +35,12 @@ local function all_of(command, key, args)
   end
 end
 
--- The memory that counts against maxmemory, and maxmemory; nil if there is no limit, or INFO is not allowed.
+-- The memory that counts against maxmemory, and maxmemory; nil if there is no limit, or INFO is not allowed. Read once in
+-- each run of a script: INFO takes longer than most steps, and a step of 300 clients asks several times for each.
+local measured, used_memory, maxmemory = false, nil, nil
 local function memory()
+  if measured then return used_memory, maxmemory end
+  measured = true
   local info = redis.pcall('INFO', 'memory')
   if type(info) ~= 'string' then return nil end
   local function figure(name)
@@ -44,7 +48,8 @@ local function memory()
   end
   local most = figure('maxmemory')
   if most == 0 then return nil end
-  return figure('used_memory') - figure('mem_not_counted_for_evict'), most
+  used_memory, maxmemory = figure('used_memory') - figure('mem_not_counted_for_evict'), most
+  return used_memory, maxmemory
 end
 
 -- Bytes: a part of maxmemory.
