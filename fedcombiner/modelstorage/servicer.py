@@ -122,6 +122,8 @@ class ModelServiceServicer:
             raise protocol.end()
         data = protocol.feed(message)
         transfer.moved(len(data or b""))
+        if data is None:
+            transfer.received()
         self._meter.received(len(data or b""))
         return data
 

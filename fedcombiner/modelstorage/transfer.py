@@ -57,6 +57,10 @@ class Transfer:
             self._pace.moved(count, self._waiting())
             self._since = None
 
+    def received(self) -> None:
+        """The peer has sent all it had to: it is waited for no more, and any wait that follows is ours."""
+        self._since = None
+
     @property
     def rate(self) -> float:
         """Bytes a second, as of now."""

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from fedcombiner.modelstorage import lanes
+from fedcombiner.modelstorage import lanes, transfer
 from fedcombiner.modelstorage.disk import DiskStore
 from fedcombiner.modelstorage.diskwriter import DiskWriter
 from fedcombiner.modelstorage.store import Buffer, ObjectInfo, ObjectKey
@@ -27,19 +27,21 @@ class GatedStore(DiskStore):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.gate = asyncio.Event()
+        self.gate, self.commits = asyncio.Event(), asyncio.Event()
         self.gate.set()
+        self.commits.set()
 
     @asynccontextmanager
     async def writer(self, key: ObjectKey, *, max_bytes: int) -> AsyncIterator[DiskWriter]:  # type: ignore[override]
         async with super().writer(key, max_bytes=max_bytes) as writer:
-            yield _GatedWriter(writer, self.gate)  # type: ignore[misc]
+            yield _GatedWriter(writer, self.gate, self.commits)  # type: ignore[misc]
 
 
 class _GatedWriter:
-    def __init__(self, writer: DiskWriter, gate: asyncio.Event) -> None:
+    def __init__(self, writer: DiskWriter, gate: asyncio.Event, commits: asyncio.Event) -> None:
         self._writer = writer
         self._gate = gate
+        self._commits = commits
 
     async def write(self, data: Buffer) -> None:
         if data:
@@ -47,6 +49,7 @@ class _GatedWriter:
         await self._writer.write(data)
 
     async def commit(self) -> ObjectInfo:
+        await self._commits.wait()
         return await self._writer.commit()
 
 
@@ -182,6 +185,25 @@ async def test_a_slow_upload_is_left_alone_while_nobody_waits(store: GatedStore)
             await call.write(chunk(BEGUN, "slow"))
         assert (await finish(call, "slow")).status == OK
         assert service.events == []
+
+
+async def test_an_upload_that_the_store_is_slow_to_complete_is_not_slow(
+    store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STALL_S", "GRACE_S"):
+        monkeypatch.setattr(transfer, name, 0.0)  # any peer that is waited for is slow
+    store.commits.clear()
+    async with serve(store, max_transfers=1) as service:
+        first = await beginning(service, "first", BEGUN)
+        await first.write(encode_request("first", OK))
+        await first.done_writing()
+        await eventually(lambda: len(service.received) == 2, "the end of the first upload")
+        second = await beginning(service, "second", BEGUN)
+        await eventually(lambda: len(service.received) == 3, "the second upload to wait for a slot")
+        assert service.events == []
+        store.commits.set()
+        assert (await first).status == OK
+        assert (await finish(second, "second")).status == OK
 
 
 async def test_messages_without_data_are_no_progress(store: GatedStore) -> None:

@@ -34,7 +34,6 @@ local function update_ms(deadline_ms)
   return string.format('%d', limits.keep_ms + math.max(0, (tonumber(deadline_ms) or NOW) - NOW))
 end
 
--- Without the answers, which can be large.
 -- The most updates that one owner has folded: a job that kills its owners never gets past it.
 local function job_folded(id, number)
   local before = tonumber(call('HGET', job_key(id), 'folded') or '0')
@@ -49,6 +48,7 @@ local function job_owner_died(id)
   call('HINCRBY', job_key(id), 'owners_died', 1)
 end
 
+-- Without the answers, which can be large.
 local function job_dump(id)
   return {
     call('HGETALL', job_key(id)), call('HGETALL', P .. 'clients:' .. id), call('HVALS', P .. 'others:' .. id),
