@@ -144,9 +144,14 @@ class ModelServiceServicer:
 
     async def _send(self, key: ObjectKey, transfer: Transfer, context: _Context) -> None:
         """Send all chunks, going on at the same byte when the store has been away in between."""
-        offset = 0
+        offset, found = 0, False
         while True:
-            chunks, chunk = await self._retried(partial(self._open, key, offset))
+            chunks, chunk = await self._retried(partial(self._open, key, offset, found))
+            if not found:
+                # Apart from the first chunk: gRPC cannot end a call, and keeps its data, while the headers
+                # wait together with a chunk that the peer does not take.
+                await context.send_initial_metadata(())
+                found = True
             try:
                 async with aclosing(chunks):
                     while chunk is not None:
@@ -160,14 +165,18 @@ class ModelServiceServicer:
             except StoreUnavailable as error:
                 log.warning("download interrupted", key=str(key), offset=offset, reason=error.message)
             except ObjectNotFound:
-                raise _removed(key, offset) from None
+                raise _removed(key) from None
 
-    async def _open(self, key: ObjectKey, offset: int) -> tuple[AsyncGenerator[bytes, None], bytes | None]:
+    async def _open(
+        self, key: ObjectKey, offset: int, found: bool
+    ) -> tuple[AsyncGenerator[bytes, None], bytes | None]:
         chunks = self._store.reader(key, offset)
         try:
             return chunks, await anext(chunks, None)
         except ObjectNotFound:
-            raise _removed(key, offset) from None
+            if found:
+                raise _removed(key) from None
+            raise
 
     async def _retried(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         timeout = self._limits.store_timeout
@@ -187,9 +196,9 @@ async def _first_bytes(receive: _Receive) -> tuple[Buffer, bool]:
     return head, True
 
 
-def _removed(key: ObjectKey, offset: int) -> ObjectNotFound | Unavailable:
-    """The error for an object that is gone. Once bytes of it were sent, no other object may follow them."""
-    return Unavailable(f"{key} was removed while it was sent") if offset else ObjectNotFound(key)
+def _removed(key: ObjectKey) -> Unavailable:
+    """The error for an object that is gone after it was found: no other object may follow in its reply."""
+    return Unavailable(f"{key} was removed while it was sent")
 
 
 def _places(model_id: str) -> tuple[ObjectKey, ...]:

@@ -139,17 +139,23 @@ async def test_readers_that_stop_hold_nobody_up(store: GatedStore) -> None:
 
 
 @asynccontextmanager
-async def another_channel(service: Service) -> AsyncIterator[Service]:
-    options = [("grpc.use_local_subchannel_pool", 1)]
+async def another_channel(service: Service, window: int = 4 * CHUNK_SIZE) -> AsyncIterator[Service]:
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        # Otherwise a client on a fast network lets its window grow until it takes a whole model unread.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", window),
+    ]
     async with grpc.aio.insecure_channel(service.address, options=options) as channel:
         yield Service(channel, service.store, service.servicer, service.address)
 
 
-async def test_downloads_that_nobody_reads_are_not_kept(store: GatedStore) -> None:
+@pytest.mark.parametrize("window", [65_535, 4 * CHUNK_SIZE], ids=["not-a-chunk", "some-chunks"])
+async def test_downloads_that_nobody_reads_are_not_kept(store: GatedStore, window: int) -> None:
     await put(store, MODEL, bytes(16 * CHUNK_SIZE))
     async with (
         serve(store, max_transfers=4, max_slow_transfers=2, idle_timeout=0.3) as service,
-        another_channel(service) as deaf,
+        another_channel(service, window) as deaf,
     ):
         calls = [deaf.open_download("large") for _ in range(12)]
         # Unread, an error would arrive behind the data, so never; it comes with the end of the connection.
