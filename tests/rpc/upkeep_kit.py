@@ -29,7 +29,9 @@ def age(replica: Replica, key: ObjectKey, days: float) -> None:
     path = replica.store._root / key.kind / key.id / "meta.json"
     record = json.loads(path.read_text())
     record["modified"] = (datetime.now(UTC) - timedelta(days=days)).isoformat()
-    path.write_text(json.dumps(record))
+    aged = path.with_name("meta.json.aged")
+    aged.write_text(json.dumps(record))
+    aged.replace(path)  # in one step: the combiner may be reading it
 
 
 async def put_made_model(replica: Replica, model_id: str, session_id: str = "s1", **metrics: float) -> str:
