@@ -57,7 +57,7 @@ class SlowLane:
 
 
 class Lane:
-    """Places, and a line of transfers that wait for one. Without `max_waiting` the line has no bound."""
+    """Slots, and a line of transfers that wait for one. Without `max_waiting` the line has no bound."""
 
     def __init__(self, slots: int, slow: SlowLane, happened: Event, max_waiting: int | None = None) -> None:
         self._slots = slots
