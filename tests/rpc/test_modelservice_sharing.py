@@ -159,7 +159,9 @@ async def test_downloads_that_nobody_reads_are_not_kept(store: GatedStore, windo
     ):
         calls = [deaf.open_download("large") for _ in range(12)]
         # Unread, an error would arrive behind the data, so never; it comes with the end of the connection.
-        codes = await asyncio.wait_for(asyncio.gather(*(call.code() for call in calls[:8])), DEADLINE)
+        # Two may stay: those that arrive after that connection was closed are too few to close another.
+        await eventually(lambda: sum(call.done() for call in calls) >= 10, "all but two downloads to end")
+        codes = [await call.code() for call in calls if call.done()]
         assert set(codes) == {grpc.StatusCode.UNAVAILABLE}
         assert ("out", "disconnected") in service.events
         await honest(service)
